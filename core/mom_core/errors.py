@@ -87,9 +87,9 @@ ERROR_CODES: Final[dict[ErrorCode, CodeTraits]] = {
 class MomError(Exception):
     """The root of all errors MOM raises.
 
-    ``message`` names the thing, the reason and what to do. ``field`` names the offending input field,
-    in the words of the interface, where there is one. ``retry_after_ms`` is the server's wish for a
-    wait. ``details`` are string facts a program can use, such as ``log_start``.
+    ``message`` names the thing, the reason and what to do. ``field`` names the offending input
+    field in the words of the interface, if there is one. ``retry_after_ms`` is the wait asked for
+    by the server. ``details`` are string facts a program can use, such as ``log_start``.
     """
 
     code: ErrorCode = ErrorCode.INTERNAL

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from mom_core.errors import InvalidArgumentError
 from mom_core.limits import NAME_LENGTH_MAX
@@ -12,7 +14,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TOPIC_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
-class PartitionId(NamedTuple):
+class PartitionId(msgspec.Struct, frozen=True, order=True):
     """One partition of one incarnation of a topic."""
 
     topic_id: str
@@ -41,7 +43,5 @@ def check_name(name: str, field: str = "name") -> str:
 def check_topic_id(topic_id: str) -> str:
     """Return ``topic_id`` if it is 32 lower-case hex digits, else raise InvalidArgumentError."""
     if not _TOPIC_ID.fullmatch(topic_id):
-        raise InvalidArgumentError(
-            "topic_id must be 32 lower-case hex digits", field="topic_id"
-        )
+        raise InvalidArgumentError("topic_id must be 32 lower-case hex digits", field="topic_id")
     return topic_id

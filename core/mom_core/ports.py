@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from mom_core.names import PartitionId
 
 
@@ -75,7 +77,7 @@ class StoreUsage(NamedTuple):
     """The hard limit, None where only the disk limits it."""
 
 
-class NewBatch(NamedTuple):
+class NewBatch(msgspec.Struct, frozen=True):
     """A batch to append. The store looks at nothing but these fields."""
 
     data: bytes
@@ -148,7 +150,7 @@ class PartitionState(NamedTuple):
     """Whether this very claim skipped a gap."""
 
 
-class StoredBatch(NamedTuple):
+class StoredBatch(msgspec.Struct, frozen=True):
     """A batch as read back."""
 
     base_offset: int
@@ -272,7 +274,7 @@ class Store(Protocol):
         """
 
     async def load(self, partition: PartitionId, epoch: int) -> Loaded:
-        """The delivery state, for the owner. Raises StaleEpochError when ``epoch`` is not current."""
+        """The delivery state, for the owner. Raises StaleEpochError as :meth:`commit` does."""
 
     async def commit(self, commit: Commit) -> CommitResult:
         """Append batches and journal, or replace the snapshot, in one atomic durable step.
@@ -333,7 +335,7 @@ class Store(Protocol):
         """
 
     async def acquire_lease(self, name: str, holder: str, ttl_ms: int) -> LeaseGrant:
-        """Take the lease if it is free, expired or ``holder``'s already; return who holds it now."""
+        """Take the lease if it is free, expired or ``holder``'s own; return who holds it now."""
 
     async def release_lease(self, name: str, holder: str) -> None:
         """Give the lease up if ``holder`` has it."""

@@ -1,0 +1,1 @@
+"""The engines of the Store port: memory, SQLite and Redis."""
