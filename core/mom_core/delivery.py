@@ -123,6 +123,16 @@ class DeliveryCounts(NamedTuple):
     leased: int
 
 
+class Outstanding(NamedTuple):
+    """Offsets [first, end) that are not settled, as a browser sees them."""
+
+    first: int
+    end: int
+    state: str
+    """``ready``, ``delayed`` or ``leased``."""
+    deliveries: int
+
+
 class _Part(NamedTuple):
     first: int
     end: int
@@ -175,6 +185,40 @@ class Delivery:
         )
         fresh = sum(end - first for first, end in self._fresh_ranges(high_watermark))
         return DeliveryCounts(fresh + self._waiting_count - delayed, delayed, self._leased_count)
+
+    def ready_at_most(self, high_watermark: int) -> int:
+        """A quick upper bound of what could be leased, delayed messages included."""
+        return max(0, high_watermark - self.cursor) + self._waiting_count
+
+    def outstanding(
+        self, offset: int, high_watermark: int, now_ms: int, messages_max: int
+    ) -> list[Outstanding]:
+        """What is not settled from ``offset`` on, in order and up to ``messages_max``."""
+        found = [
+            Outstanding(part.first, part.end, "leased", part.deliveries)
+            for parts in self._leases.values()
+            for part in parts
+        ]
+        found += [
+            Outstanding(
+                first,
+                entry.end,
+                "delayed" if entry.available_at_ms > now_ms else "ready",
+                entry.deliveries,
+            )
+            for first, entry in self._waiting.items()
+        ]
+        found += [
+            Outstanding(first, end, "ready", 0) for first, end in self._fresh_ranges(high_watermark)
+        ]
+        shown: list[Outstanding] = []
+        for one in sorted(found):
+            first = max(one.first, offset)
+            end = min(one.end, first + messages_max)
+            if messages_max > 0 and first < end:
+                shown.append(one._replace(first=first, end=end))
+                messages_max -= end - first
+        return shown
 
     def has_ready(self, high_watermark: int, now_ms: int) -> bool:
         """Whether a lease now would get something."""

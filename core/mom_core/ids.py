@@ -5,7 +5,7 @@ A batch stores the id of its first message; the i-th message has that id plus i.
 again a UUIDv7, and ids of one batch sort in the order of its messages. This is the "monotonic
 random" method of RFC 9562 section 6.2. :func:`uuid7` leaves the top bit of ``rand_b`` clear, the
 rollover guard of the same section, so that no sum of an id of ours wraps; 73 random bits remain.
-A foreign id that is near the end of ``rand_b`` wraps to its beginning and stays unique in its batch.
+A foreign id near the end of ``rand_b`` wraps to its beginning and stays unique in its batch.
 """
 
 from __future__ import annotations

@@ -97,3 +97,36 @@ TOKENS_MAX: Final = 10_000
 # With 128-byte keys the cache stays under 4 MiB.
 HASH_CACHE_KEYS_MAX: Final = 16_384
 HASH_CACHE_KEY_BYTES_MAX: Final = 128
+
+# What a topic's settings may be. Retention 0 ms: no limit by time.
+PARTITIONS_DEFAULT: Final = 1
+RETENTION_MS_MIN: Final = 1_000
+RETENTION_MS_MAX: Final = 100 * 366 * 24 * 3600 * 1000
+# Retention works in whole batches, so a budget below a few of them would mean nothing.
+RETENTION_BYTES_MIN: Final = 1 * MIB
+RETENTION_BYTES_MAX: Final = 1 << 50
+MESSAGE_BYTES_MAX_MIN: Final = 1 * KIB
+# 0: a message is redelivered until someone acknowledges it.
+DELIVERIES_MAX: Final = 10_000
+
+# One token. Scopes are looked through at each call.
+SCOPES_PER_TOKEN_MAX: Final = 64
+
+# The gateway. A JSON body is held whole in memory, so it is bounded, and so are all of them together.
+GATEWAY_BODY_BYTES_MAX_DEFAULT: Final = 16 * MIB
+GATEWAY_BODIES_BYTES_MAX: Final = 256 * MIB
+# Requests in hand, long polls included. One is about 20 KiB with its connection.
+GATEWAY_REQUESTS_MAX: Final = 20_000
+# Records or leased messages in one answer: rendering 10,000 small ones takes about 20 ms.
+GATEWAY_RECORDS_MAX: Final = 10_000
+# A streamed body is published in pieces of this size, so many at a time: the memory of one stream.
+STREAM_CHUNK_BYTES: Final = 512 * KIB
+STREAM_CHUNK_MESSAGES: Final = 2_000
+STREAM_CHUNKS_IN_FLIGHT_MAX: Final = 4
+# Failed lines that the answer to a streamed body names one by one; the rest are counted.
+STREAM_ERRORS_SHOWN_MAX: Final = 100
+# What Retry-After says when the failing part gave no time of its own.
+RETRY_AFTER_MS_DEFAULT: Final = 1_000
+
+# The longest wait that a nack may ask for; later needs a schedule of its own. SQS allows 12 hours.
+SETTLE_DELAY_MS_MAX: Final = 7 * 24 * 3600 * 1000

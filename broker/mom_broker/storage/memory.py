@@ -11,6 +11,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
+from mom_broker.storage import refusals
+from mom_broker.storage.watching import WatchHub
 from mom_core import limits, producers
 from mom_core.names import PartitionId
 from mom_core.ports import (
@@ -36,9 +38,6 @@ from mom_core.ports import (
 )
 from mom_core.trimming import BatchExtent, plan_trim
 
-from mom_broker.storage import refusals
-from mom_broker.storage.watching import WatchHub
-
 _CAPABILITIES: Final = StoreCapabilities("memory", Durability.MEMORY, shared=False)
 
 
@@ -53,9 +52,10 @@ class _Partition:
     last_result: CommitResult | None = None
     batches: list[StoredBatch] = dataclasses.field(default_factory=list)
     # Least recently used first.
-    producers: dict[int, producers.ProducerState] = dataclasses.field(default_factory=dict)
+    producer_states: dict[int, producers.ProducerState] = dataclasses.field(default_factory=dict)
     journal: list[bytes] = dataclasses.field(default_factory=list)
     snapshot: bytes | None = None
+    delivery_bytes: int = 0
 
     def state(self) -> PartitionState:
         return PartitionState(
@@ -69,13 +69,19 @@ class _Partition:
             tail_lost=False,
         )
 
-    def delivery_bytes(self) -> int:
-        return sum(map(len, self.journal)) + len(self.snapshot or b"")
+    def keep_delivery(self, commit: Commit) -> None:
+        if commit.snapshot is not None:
+            self.snapshot = bytes(commit.snapshot)
+            self.journal.clear()
+            self.delivery_bytes = len(commit.snapshot)
+        elif commit.journal:
+            self.journal.append(bytes(commit.journal))
+            self.delivery_bytes += len(commit.journal)
 
     def append(self, batch: NewBatch) -> Appended:
         state = None
         if batch.producer_id:
-            state = self.producers.get(batch.producer_id)
+            state = self.producer_states.get(batch.producer_id)
             check = producers.check_sequence(state, batch.sequence)
             if check.outcome is not AppendOutcome.APPENDED:
                 return Appended(check.outcome, check.base_offset)
@@ -91,10 +97,10 @@ class _Partition:
         return Appended(AppendOutcome.APPENDED, base_offset)
 
     def remember(self, batch: NewBatch, state: producers.ProducerState) -> None:
-        self.producers.pop(batch.producer_id, None)
-        self.producers[batch.producer_id] = state
-        if len(self.producers) > limits.PRODUCERS_PER_PARTITION_MAX:
-            del self.producers[next(iter(self.producers))]
+        self.producer_states.pop(batch.producer_id, None)
+        self.producer_states[batch.producer_id] = state
+        if len(self.producer_states) > limits.PRODUCERS_PER_PARTITION_MAX:
+            del self.producer_states[next(iter(self.producer_states))]
 
 
 @dataclasses.dataclass(slots=True)
@@ -164,14 +170,10 @@ class MemoryStore:
             )
         if commit.batches:
             self._check_room(sum(len(batch.data) for batch in commit.batches))
-        before = held.size_bytes + held.delivery_bytes()
+        before = held.size_bytes + held.delivery_bytes
         appended = tuple(map(held.append, commit.batches))
-        if commit.snapshot is not None:
-            held.snapshot = bytes(commit.snapshot)
-            held.journal.clear()
-        elif commit.journal:
-            held.journal.append(bytes(commit.journal))
-        self._used_bytes += held.size_bytes + held.delivery_bytes() - before
+        held.keep_delivery(commit)
+        self._used_bytes += held.size_bytes + held.delivery_bytes - before
         held.commit_number = commit.number
         held.last_result = CommitResult(appended, held.next_offset, Durability.MEMORY)
         return held.last_result
@@ -222,7 +224,7 @@ class MemoryStore:
         self._dropped.add(partition)
         held = self._partitions.pop(partition, None)
         if held is not None:
-            self._used_bytes -= held.size_bytes + held.delivery_bytes()
+            self._used_bytes -= held.size_bytes + held.delivery_bytes
 
     def _owned(self, partition: PartitionId, epoch: int) -> _Partition:
         held = self._partitions.get(partition)

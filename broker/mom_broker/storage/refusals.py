@@ -13,8 +13,8 @@ STORE_UNAVAILABLE_RETRY_AFTER_MS = 500
 def stale_epoch(partition: PartitionId, epoch: int, current: int) -> StaleEpochError:
     """The caller's epoch is not the one that the store holds."""
     return StaleEpochError(
-        f"partition {partition}: epoch {epoch} is not the owner's, the store holds epoch {current}; "
-        "stop serving it, or claim it under a higher epoch",
+        f"partition {partition}: epoch {epoch} is not the owner's, the store holds epoch "
+        f"{current}; stop serving it, or claim it under a higher epoch",
         details={"epoch": str(current)},
     )
 

@@ -49,6 +49,13 @@ class WatchHub:
         for watcher in self._watchers:
             watcher.put(events)
 
+    def begin_again(self) -> None:
+        """Changes may have been missed: every watch goes on with a snapshot."""
+        for watcher in self._watchers:
+            watcher.events.clear()
+            watcher.missed = True
+            watcher.wake.set()
+
     def close(self) -> None:
         """End every watch."""
         self._closed = True
@@ -63,7 +70,7 @@ class WatchHub:
         try:
             while not self._closed:
                 if watcher.missed:
-                    # Cleared first: a change during the read is queued, and left out below if shown.
+                    # Cleared first: a change during the read is queued, and left out if shown.
                     watcher.missed = False
                     snapshot = await self._snapshot(prefix)
                     revision = snapshot.revision

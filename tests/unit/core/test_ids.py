@@ -3,6 +3,7 @@ import uuid
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mom_core.errors import InvalidArgumentError
 from mom_core.ids import id_text, message_id, parse_id, timestamp_ms, uuid7
 

@@ -1,9 +1,12 @@
 """The murmur2 vectors come from a C program written from the published algorithm; those of "21",
 "foobar" and the long ones equal the values that Kafka's own tests state."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mom_core.errors import InvalidArgumentError
 from mom_core.partitioner import HASH_SPACE, HashRange, Partitioner, hash_range, murmur2
 
@@ -35,7 +38,7 @@ def test_equal_ranges_cover_the_space_once(count: int) -> None:
     ranges = [hash_range(index, count) for index in range(count)]
     assert ranges[0].first == 0
     assert ranges[-1].end == HASH_SPACE
-    assert all(a.end == b.first for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(a.end == b.first for a, b in pairwise(ranges))
     sizes = [r.end - r.first for r in ranges]
     assert max(sizes) - min(sizes) <= 1
 

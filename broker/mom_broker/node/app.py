@@ -1,0 +1,153 @@
+"""A node, wired together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from prometheus_client import CollectorRegistry
+
+from mom_broker.node.cache import BatchCache
+from mom_broker.node.forwarding import Forwarder
+from mom_broker.node.log_service import LogService
+from mom_broker.node.metrics import NodeMetrics
+from mom_broker.node.ownership import Ownership
+from mom_broker.node.placed import PlacedPartitions
+from mom_broker.node.registration import Registration
+from mom_broker.node.retention import Retention
+from mom_broker.node.service import BrokerService
+from mom_broker.node.settings import NodeSettings
+from mom_broker.node.signal import WaitingRoom
+from mom_broker.node.subscription_service import SubscriptionService
+from mom_broker.rpc.auth import Authenticator
+from mom_broker.rpc.peers import GrpcTransport
+from mom_broker.rpc.ports import parse_address
+from mom_broker.rpc.server import RpcServer
+from mom_broker.storage.catalog_view import CatalogView
+from mom_core.ports import Clock, Random, Store
+from mom_proto.v1 import broker_pb2_grpc
+
+_log = logging.getLogger(__name__)
+
+# Calls under way when the server stops: waits have ended, so what is left is a commit or two.
+STOP_GRACE_MS = 2_000
+
+
+class Node:
+    """One MOM node. The store is the caller's to open and close."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        store: Store,
+        clock: Clock,
+        random: Random,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self.settings = settings
+        self.registry = registry if registry is not None else CollectorRegistry()
+        self._clock = clock
+        self._random = random
+        self._view = CatalogView(store, clock)
+        self._transport = GrpcTransport(settings.cluster_token)
+        self._authenticator = Authenticator(
+            store, clock, settings.open_to_all, settings.cluster_token
+        )
+        self._room = WaitingRoom()
+        self._cache = BatchCache(settings.cache_bytes_max)
+        self.ownership = Ownership(
+            settings.node_id, self._view, store, self._cache, clock=clock, random=random
+        )
+        metrics = NodeMetrics(self.registry)
+        placed = PlacedPartitions(
+            self._view,
+            self.ownership,
+            Forwarder(settings.node_id, self._view, self._transport),
+            metrics,
+            clock,
+        )
+        self._server = RpcServer(
+            parse_address(settings.listen), self._authenticator, ("mom.v1.Broker",)
+        )
+        self._service = BrokerService(
+            settings.node_id,
+            self._view,
+            self._authenticator,
+            LogService(placed, self._room, metrics),
+            SubscriptionService(placed, self._room, metrics, store),
+        )
+        broker_pb2_grpc.add_BrokerServicer_to_server(self._service, self._server.grpc)
+        self._retention = Retention(self.ownership, store, clock)
+        self._registration: Registration | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.address = settings.advertise or settings.listen
+        self._add_gauges(metrics)
+
+    def _add_gauges(self, metrics: NodeMetrics) -> None:
+        metrics.gauge("partitions", "Partitions served.", lambda: len(self.ownership.owned))
+        metrics.gauge(
+            "partitions_opening",
+            "Partitions assigned and not served yet.",
+            lambda: self.ownership.opening_count,
+        )
+        metrics.gauge("waiting_calls", "Long polls waiting.", lambda: self._room.count)
+        metrics.gauge(
+            "pending_bytes", "Bytes waiting for the store.", lambda: self.ownership.budget.bytes
+        )
+        metrics.gauge(
+            "cache_bytes",
+            "Bytes of batches in memory.",
+            lambda: self._cache.tail_bytes + self._cache.chunk_bytes,
+        )
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether the node serves what it has, and one line that says why or why not."""
+        if self._registration is None:
+            return False, "starting"
+        if self.ownership.opening_count:
+            return False, f"{self.ownership.opening_count} partitions are being opened"
+        if not self._registration.registered and not self.ownership.owned:
+            return False, "not registered with a master yet"
+        return True, f"serving {len(self.ownership.owned)} partitions"
+
+    async def start(self) -> None:
+        """Serve, and register with the master."""
+        await self._view.start()
+        await self._authenticator.start()
+        port = await self._server.start()
+        if not self.settings.advertise:
+            host = self.settings.listen.rpartition(":")[0]
+            self.address = f"{host}:{port}"
+        self.ownership.start()
+        self._registration = Registration(
+            self.settings,
+            self.address,
+            self._view,
+            self._transport,
+            clock=self._clock,
+            random=self._random,
+            serving=lambda: len(self.ownership.owned),
+        )
+        self._tasks = [
+            asyncio.create_task(self._registration.run(), name="registration"),
+            asyncio.create_task(self._retention.run(), name="retention"),
+        ]
+        _log.info("node %s serves at %s", self.settings.node_id, self.address)
+
+    async def stop(self, drain: bool = True) -> None:
+        """Hand the partitions over, if asked to, and stop. Accepted work is committed."""
+        if drain and self._registration is not None:
+            await self._registration.leave(self.settings.drain_timeout_ms)
+        await self._server.set_serving(False)
+        self._room.close()
+        self._service.stop()
+        await self._server.stop(STOP_GRACE_MS)
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await self.ownership.close()
+        await self._transport.close()
+        await self._authenticator.close()
+        await self._view.close()

@@ -1,0 +1,184 @@
+"""The Broker service: who calls, what for, and the reply. What happens is in the services
+behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Final
+
+import grpc
+
+from mom_broker.node import routing
+from mom_broker.node.log_service import LogService
+from mom_broker.node.subscription_service import SubscriptionService
+from mom_broker.rpc.auth import Authenticator
+from mom_broker.storage.catalog_view import CatalogView
+from mom_core.access import Action, Identity, allowed
+from mom_core.limits import TOKEN_CACHE_MS
+from mom_proto.v1 import broker_pb2, broker_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# An unchanged routing table is confirmed this often, so that a silent stream means a dead one.
+ROUTING_BEAT_MS: Final = 10_000
+
+
+class BrokerService(broker_pb2_grpc.BrokerServicer):
+    """Speaks gRPC for one node."""
+
+    def __init__(
+        self,
+        node_id: str,
+        view: CatalogView,
+        authenticator: Authenticator,
+        logs: LogService,
+        subscriptions: SubscriptionService,
+    ) -> None:
+        self._node_id = node_id
+        self._view = view
+        self._authenticator = authenticator
+        self._logs = logs
+        self._subscriptions = subscriptions
+        self._watchers: set[asyncio.Event] = set()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End the routing streams; clients go on with another node."""
+        self._stopping = True
+        for wake in self._watchers:
+            wake.set()
+
+    def _who(self, context: Context) -> Identity:
+        return self._authenticator.identity_of(context)
+
+    async def WatchRouting(
+        self, request: broker_pb2.WatchRoutingRequest, context: Context
+    ) -> AsyncIterator[broker_pb2.RoutingUpdate]:
+        """The routing table and its changes, as far as the caller may see them."""
+        identity = self._who(context)
+        names = frozenset(request.topics)
+        pending: set[str] = set()
+        everything = True
+        wake = asyncio.Event()
+
+        def on_change(keys: frozenset[str] | None) -> None:
+            nonlocal everything
+            everything = everything or keys is None
+            pending.update(keys or ())
+            wake.set()
+
+        unsubscribe = self._view.subscribe(on_change)
+        self._watchers.add(wake)
+        try:
+            while not self._stopping:
+                if everything:
+                    update: broker_pb2.RoutingUpdate = routing.full_update(self._view, names)
+                else:
+                    update = routing.changed_update(self._view, pending, names)
+                everything = False
+                pending.clear()
+                wake.clear()
+                yield _visible(update, identity)
+                try:
+                    await asyncio.wait_for(wake.wait(), ROUTING_BEAT_MS / 1000)
+                except TimeoutError:
+                    continue
+        finally:
+            unsubscribe()
+            self._watchers.discard(wake)
+
+    async def Produce(
+        self, request: broker_pb2.ProduceRequest, context: Context
+    ) -> broker_pb2.ProduceResponse:
+        """See the proto."""
+        return await self._logs.produce(self._who(context), request)
+
+    async def Fetch(
+        self, request: broker_pb2.FetchRequest, context: Context
+    ) -> broker_pb2.FetchResponse:
+        """See the proto."""
+        return await self._logs.fetch(self._who(context), request)
+
+    async def Subscribe(
+        self, request_iterator: AsyncIterator[broker_pb2.SubscribeRequest], context: Context
+    ) -> AsyncIterator[broker_pb2.FetchResult]:
+        """See the proto."""
+        async with aclosing(
+            self._logs.subscribe(self._who(context), request_iterator)  # type: ignore[type-var]
+        ) as results:
+            async for result in results:
+                yield result
+
+    async def Receive(
+        self, request: broker_pb2.ReceiveRequest, context: Context
+    ) -> broker_pb2.ReceiveResponse:
+        """See the proto."""
+        return await self._subscriptions.receive(self._who(context), request)
+
+    async def Settle(
+        self, request: broker_pb2.SettleRequest, context: Context
+    ) -> broker_pb2.SettleResponse:
+        """See the proto."""
+        return await self._subscriptions.settle(self._who(context), request)
+
+    async def Browse(
+        self, request: broker_pb2.BrowseRequest, context: Context
+    ) -> broker_pb2.BrowseResponse:
+        """See the proto."""
+        return await self._subscriptions.browse(self._who(context), request)
+
+    async def AcquirePartitions(
+        self, request: broker_pb2.AcquirePartitionsRequest, context: Context
+    ) -> broker_pb2.AcquirePartitionsResponse:
+        """See the proto."""
+        return await self._subscriptions.acquire(self._who(context), request)
+
+    async def CommitOffsets(
+        self, request: broker_pb2.CommitOffsetsRequest, context: Context
+    ) -> broker_pb2.CommitOffsetsResponse:
+        """See the proto."""
+        return await self._subscriptions.commit(self._who(context), request)
+
+    async def ReleasePartitions(
+        self, request: broker_pb2.ReleasePartitionsRequest, context: Context
+    ) -> broker_pb2.ReleasePartitionsResponse:
+        """See the proto."""
+        return await self._subscriptions.release(self._who(context), request)
+
+    async def SeekSubscription(
+        self, request: broker_pb2.SeekSubscriptionRequest, context: Context
+    ) -> broker_pb2.SeekSubscriptionResponse:
+        """See the proto."""
+        return await self._subscriptions.seek(self._who(context), request)
+
+    async def DescribePartitions(
+        self, request: broker_pb2.DescribePartitionsRequest, context: Context
+    ) -> broker_pb2.DescribePartitionsResponse:
+        """See the proto."""
+        return await self._subscriptions.describe(self._who(context), request, self._node_id)
+
+    async def Authenticate(
+        self, request: broker_pb2.AuthenticateRequest, context: Context
+    ) -> broker_pb2.AuthenticateResponse:
+        """See the proto."""
+        self._authenticator.require_cluster(context)
+        identity = self._authenticator.identity_of_token(request.token)
+        return broker_pb2.AuthenticateResponse(
+            name=identity.name, scopes=identity.scopes, cache_ms=TOKEN_CACHE_MS
+        )
+
+
+def _visible(update: broker_pb2.RoutingUpdate, identity: Identity) -> broker_pb2.RoutingUpdate:
+    """The update without the topics that the caller may not know of."""
+    hidden = [
+        one.topic.name
+        for one in update.topics
+        if not allowed(identity, Action.DESCRIBE, one.topic.name)
+    ]
+    if hidden:
+        kept = [one for one in update.topics if one.topic.name not in hidden]
+        del update.topics[:]
+        update.topics.extend(kept)
+    return update

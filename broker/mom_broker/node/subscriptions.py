@@ -1,0 +1,235 @@
+"""All subscriptions' states on one partition, and their place in its journal.
+
+A journal entry is a 4-byte big-endian length and a MessagePack array: subscription name, its
+``created_at_ms`` (so that one made again under an old name begins anew), what happened, and a
+payload that belongs to the subscription's mode. A snapshot holds every state under the same names.
+
+Queue-mode subscriptions have a state on each partition. A stream-mode one has a single state for
+the whole topic, on partition 0: its owner coordinates the group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from typing import Final
+
+import msgspec
+
+from mom_broker.node.group import GroupCoordinator
+from mom_broker.node.partition import Partition
+from mom_broker.node.queue import QueueReader
+from mom_core import delivery, group
+from mom_core.delivery import Delivery
+from mom_core.errors import ErrorCode, StoreError
+from mom_core.group import GroupState
+from mom_core.ports import Loaded, Random
+from mom_core.topics import SubscriptionConfig, SubscriptionMode
+
+SNAPSHOT_FORMAT: Final = 1
+_LENGTH_BYTES: Final = 4
+
+
+class EntryKind(IntEnum):
+    """What a journal entry says."""
+
+    QUEUE_STARTED = 1
+    """Payload: the first offset."""
+    QUEUE_CHANGED = 2
+    """Payload: changes of the delivery state."""
+    GROUP_STARTED = 3
+    """Payload: the number of partitions."""
+    GROUP_CHANGED = 4
+    """Payload: changes of the group's state."""
+    ENDED = 5
+    """The subscription was deleted; no payload."""
+
+
+class _Entry(msgspec.Struct, array_like=True):
+    name: str
+    created_at_ms: int
+    kind: EntryKind
+    payload: bytes | int | None = None
+
+
+class _State(msgspec.Struct, array_like=True):
+    name: str
+    created_at_ms: int
+    mode: SubscriptionMode
+    snapshot: bytes
+
+
+class _Snapshot(msgspec.Struct, array_like=True):
+    snapshot_format: int
+    states: list[_State]
+
+
+_entry_decoder: Final = msgspec.msgpack.Decoder(_Entry)
+_snapshot_decoder: Final = msgspec.msgpack.Decoder(_Snapshot)
+
+
+class Subscriptions:
+    """The subscriptions of one partition that this node owns."""
+
+    def __init__(self, *, now_ms: Callable[[], int], random: Random, index: int) -> None:
+        self.readers: dict[str, QueueReader] = {}
+        self.groups: dict[str, GroupCoordinator] = {}
+        self._now_ms = now_ms
+        self._random = random
+        self._index = index
+        self._created: dict[str, int] = {}
+        self._partition: Partition | None = None
+
+    # Coming back.
+
+    def restore(self, loaded: Loaded, partition: Partition) -> None:
+        """Bring the states back from what the store holds."""
+        self._partition = partition
+        deliveries: dict[str, Delivery] = {}
+        groups: dict[str, GroupState] = {}
+        if loaded.snapshot is not None:
+            self._restore_snapshot(loaded.snapshot, deliveries, groups)
+        for blob in loaded.journal:
+            for entry in _entries(blob):
+                self._replay(entry, deliveries, groups)
+        partition.journal_bytes = sum(map(len, loaded.journal))
+        for name, state in deliveries.items():
+            self._add_reader(name, state)
+        for name, group_state in groups.items():
+            group_state.resume(self._now_ms())
+            self._add_group(name, group_state)
+        partition.on_arrival.append(self._wake)
+
+    def _restore_snapshot(
+        self, data: bytes, deliveries: dict[str, Delivery], groups: dict[str, GroupState]
+    ) -> None:
+        snapshot = _snapshot_decoder.decode(data)
+        if snapshot.snapshot_format != SNAPSHOT_FORMAT:
+            raise StoreError(
+                f"the delivery state has format {snapshot.snapshot_format}; this version reads "
+                f"{SNAPSHOT_FORMAT}. Start the version of MOM that wrote it, or a newer one",
+                code=ErrorCode.STORE_MISCONFIGURED,
+            )
+        for state in snapshot.states:
+            self._created[state.name] = state.created_at_ms
+            if state.mode is SubscriptionMode.QUEUE:
+                deliveries[state.name] = Delivery.restore(state.snapshot)
+            else:
+                groups[state.name] = GroupState.restore(state.snapshot)
+
+    def _replay(
+        self, entry: _Entry, deliveries: dict[str, Delivery], groups: dict[str, GroupState]
+    ) -> None:
+        name, payload = entry.name, entry.payload
+        match entry.kind:
+            case EntryKind.QUEUE_STARTED:
+                assert isinstance(payload, int), "a queue starts at an offset"
+                deliveries[name] = Delivery(payload)
+                self._created[name] = entry.created_at_ms
+            case EntryKind.QUEUE_CHANGED:
+                assert isinstance(payload, bytes), "changes are bytes"
+                for change in delivery.decode_changes(payload):
+                    deliveries[name].apply(change)
+            case EntryKind.GROUP_STARTED:
+                assert isinstance(payload, int), "a group starts with a number of partitions"
+                groups[name] = GroupState(payload)
+                self._created[name] = entry.created_at_ms
+            case EntryKind.GROUP_CHANGED:
+                assert isinstance(payload, bytes), "changes are bytes"
+                for group_change in group.decode_changes(payload):
+                    groups[name].apply(group_change)
+            case EntryKind.ENDED:
+                deliveries.pop(name, None)
+                groups.pop(name, None)
+                self._created.pop(name, None)
+
+    def snapshot(self) -> bytes:
+        """All states now."""
+        states = [
+            _State(name, self._created[name], SubscriptionMode.QUEUE, reader.delivery.snapshot())
+            for name, reader in self.readers.items()
+        ]
+        states += [
+            _State(name, self._created[name], SubscriptionMode.STREAM, one.state.snapshot())
+            for name, one in self.groups.items()
+        ]
+        return msgspec.msgpack.encode(_Snapshot(SNAPSHOT_FORMAT, states))
+
+    # Following the control plane.
+
+    def follow(self, configs: Mapping[str, SubscriptionConfig]) -> None:
+        """Begin the subscriptions that are new, end those that are gone."""
+        assert self._partition is not None, "restored before it follows"
+        if self._partition.lost is not None:
+            return
+        for name, created_at_ms in list(self._created.items()):
+            config = configs.get(name)
+            if config is None or config.created_at_ms != created_at_ms:
+                self._end(name)
+        for name, config in configs.items():
+            if name not in self._created:
+                self._begin(config)
+        for coordinator in self.groups.values():
+            coordinator.grow(self._partition.config.partitions)
+
+    def _begin(self, config: SubscriptionConfig) -> None:
+        assert self._partition is not None, "restored before it begins"
+        if config.mode is SubscriptionMode.QUEUE:
+            starts = config.start_offsets
+            start = starts[self._index] if self._index < len(starts) else 0
+            self._created[config.name] = config.created_at_ms
+            self._record(config.name, EntryKind.QUEUE_STARTED, start)
+            self._add_reader(config.name, Delivery(start))
+        elif self._index == 0:
+            partitions = self._partition.config.partitions
+            self._created[config.name] = config.created_at_ms
+            self._record(config.name, EntryKind.GROUP_STARTED, partitions)
+            self._add_group(config.name, GroupState(partitions))
+
+    def _end(self, name: str) -> None:
+        self._record(name, EntryKind.ENDED)
+        del self._created[name]
+        reader = self.readers.pop(name, None)
+        if reader is not None:
+            reader.ready.wake_all()
+        self.groups.pop(name, None)
+
+    def _add_reader(self, name: str, state: Delivery) -> None:
+        assert self._partition is not None, "restored before a reader is added"
+
+        def journal(changes: Sequence[delivery.Change]) -> asyncio.Future[None]:
+            return self._record(name, EntryKind.QUEUE_CHANGED, delivery.encode_changes(changes))
+
+        self.readers[name] = QueueReader(
+            self._partition,
+            state,
+            journal=journal,
+            now_ms=self._now_ms,
+            new_lease_id=lambda: int.from_bytes(self._random.bytes(8), "big"),
+        )
+
+    def _add_group(self, name: str, state: GroupState) -> None:
+        def journal(changes: Sequence[group.Change]) -> asyncio.Future[None]:
+            return self._record(name, EntryKind.GROUP_CHANGED, group.encode_changes(changes))
+
+        self.groups[name] = GroupCoordinator(state, journal=journal, now_ms=self._now_ms)
+
+    def _record(
+        self, name: str, kind: EntryKind, payload: bytes | int | None = None
+    ) -> asyncio.Future[None]:
+        assert self._partition is not None, "restored before it records"
+        entry = msgspec.msgpack.encode(_Entry(name, self._created[name], kind, payload))
+        return self._partition.journal(len(entry).to_bytes(_LENGTH_BYTES, "big") + entry)
+
+    def _wake(self) -> None:
+        for reader in self.readers.values():
+            reader.wake()
+
+
+def _entries(blob: bytes) -> Iterator[_Entry]:
+    place = 0
+    while place < len(blob):
+        end = place + _LENGTH_BYTES + int.from_bytes(blob[place : place + _LENGTH_BYTES], "big")
+        yield _entry_decoder.decode(blob[place + _LENGTH_BYTES : end])
+        place = end

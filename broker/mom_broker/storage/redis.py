@@ -1,0 +1,517 @@
+"""The store in Redis or Valkey 7.0 and newer: for clusters.
+
+Each call is one Redis Function (``functions.lua``), hence atomic. The library's name carries its
+version and a digest of its code, so that nodes of two versions can share a server during a rolling
+upgrade and neither swaps the other's code. All keys of a partition share a hash tag, and so do
+those of the control plane.
+
+A call whose connection broke is tried again for a bounded time: all but :meth:`RedisStore.write`
+are harmless to repeat (a commit by its number, a claim by a token of its own).
+
+Lost tails. Each commit and claim leaves the server's run_id, and whether that server was *fragile*:
+weaker than fsync, or with a replica that could take over without the newest writes. A claim that
+meets another run_id skips OFFSET_GAP offsets if either server was fragile. A restart of a single
+server that fsyncs every write loses nothing that was acknowledged, so it skips nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from importlib.resources import files
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from redis import exceptions
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
+
+from mom_broker.storage import refusals
+from mom_broker.storage.outcomes import gaps_of_text, outcomes_of_text
+from mom_broker.storage.redis_changes import ChangeFollower
+from mom_broker.storage.redis_errors import is_passing, store_error
+from mom_broker.storage.redis_lanes import (
+    Answer,
+    BrokenLaneError,
+    Command,
+    Lane,
+    Link,
+    Session,
+    Word,
+)
+from mom_broker.storage.redis_verify import (
+    Requirements,
+    ServerFacts,
+    is_replicated,
+    parse_info,
+    verify,
+)
+from mom_broker.storage.watching import WatchHub
+from mom_core import limits
+from mom_core.errors import ErrorCode, InvalidArgumentError, StoreError
+from mom_core.names import PartitionId
+from mom_core.ports import (
+    Clock,
+    Commit,
+    CommitResult,
+    Durability,
+    KeyEvent,
+    KeySnapshot,
+    KeyValue,
+    KeyWrite,
+    LeaseGrant,
+    Loaded,
+    PartitionState,
+    StoreCapabilities,
+    StoredBatch,
+    StoreUsage,
+    Trimmed,
+    TrimRule,
+)
+
+LIBRARY_VERSION: Final = 1
+_PARTITION_KEYS: Final = ("meta", "log", "index", "journal", "snapshot", "producers", "used")
+_CONTROL_KEYS: Final = ("entries", "order", "revision", "changes")
+
+WRITE_LANES: Final = 4
+READ_LANES: Final = 2
+# A call is tried again for this long after its connection broke, say during a failover.
+RETRY_MS_MAX: Final = 5_000
+RETRY_BACKOFF_MS_MIN: Final = 20
+RETRY_BACKOFF_MS_MAX: Final = 500
+# How often memory use, role and clock of the server are looked at.
+REFRESH_MS: Final = 1_000
+# A reading of the server's clock that took longer is not used: now_ms() is within half of it, and
+# what the clocks drift apart in REFRESH_MS, of the server's own time.
+CLOCK_ROUND_TRIP_MS_MAX: Final = 250
+WAITAOF_TIMEOUT_MS: Final = 2_000
+TOMBSTONE_MS: Final = 24 * 3600 * 1000
+BATCHES_PER_READ_MAX: Final = 1_024
+# Changes of the control plane that a watch may lag behind before it begins again.
+CHANGES_KEPT: Final = 1_024
+KEY_WRITES_MAX: Final = 1_000
+
+
+class RedisStore:
+    """A Store at ``url`` (``redis://`` or ``rediss://``), its keys under ``namespace``.
+
+    ``accept_durability``: the weakest level to accept, where the server's settings promise less
+    than fsync; replies then name what they promise. ``declared_durability``: what a managed service
+    that forbids CONFIG is trusted to promise; replies then say ``provider``. ``replicas_required``:
+    how many replicas must have fsynced a write too (Redis 7.2 and newer).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        clock: Clock,
+        *,
+        namespace: str = "mom",
+        accept_durability: Durability | None = None,
+        declared_durability: Durability | None = None,
+        replicas_required: int = 0,
+    ) -> None:
+        self._connection_class, self._connection_options = _connection_of_url(url)
+        parts = urlsplit(url)
+        self._server = f"{parts.hostname}:{parts.port or 6379}"
+        self._clock = clock
+        self._namespace = namespace
+        self._requirements = Requirements(accept_durability, declared_durability, replicas_required)
+        self._library, self._code = _library()
+        self._facts: ServerFacts | None = None
+        self._fragile = False
+        self._writers: list[Lane] = []
+        self._readers: list[Lane] = []
+        self._keeper: asyncio.Task[None] | None = None
+        self._used_bytes = 0
+        self._limit_bytes: int | None = None
+        self._clock_ahead_ms: int | None = None
+        self._last_now_ms = 0
+        control = f"{{{namespace}:control}}:"
+        self._control_keys = tuple(control + name for name in _CONTROL_KEYS)
+        self._leases_key = control + "leases"
+        self._hub = WatchHub(self._snapshot)
+        self._follower = ChangeFollower(
+            self._connect, self._hub, clock, control + "changes", control + "revision"
+        )
+
+    @property
+    def capabilities(self) -> StoreCapabilities:
+        """See :class:`mom_core.ports.Store`, as for every method here. Known once it is open."""
+        durability = self._facts.durability if self._facts else Durability.FSYNC
+        return StoreCapabilities("redis", durability, shared=True)
+
+    def now_ms(self) -> int:
+        """The server's clock by its last reading; it never goes back."""
+        now_ms = self._clock.monotonic_ms() + (self._clock_ahead_ms or 0)
+        self._last_now_ms = max(self._last_now_ms, now_ms)
+        return self._last_now_ms
+
+    async def open(self) -> None:
+        try:
+            link = await self._connect()
+        except (exceptions.RedisError, OSError) as error:
+            raise store_error(self._server, error) from error
+        self._facts = link.facts
+        await link.session.close()
+        self._writers = [Lane(self._connect) for _ in range(WRITE_LANES)]
+        self._readers = [Lane(self._connect) for _ in range(READ_LANES)]
+        await self._refresh()
+        self._keeper = asyncio.get_running_loop().create_task(self._keep_fresh())
+
+    async def close(self) -> None:
+        self._hub.close()
+        await self._follower.close()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        for lane in (*self._writers, *self._readers):
+            await lane.close()
+        self._writers, self._readers = [], []
+
+    async def usage(self) -> StoreUsage:
+        await self._refresh()
+        return StoreUsage(self._used_bytes, self._limit_bytes)
+
+    # Partitions.
+
+    async def claim(self, partition: PartitionId, epoch: int) -> PartitionState:
+        token = secrets.token_hex(8)
+
+        def build(facts: ServerFacts) -> list[Command]:
+            args = (epoch, token, facts.incarnation, self._fragile_flag(facts), limits.OFFSET_GAP)
+            return self._acknowledged("claim", self._partition_keys(partition), args)
+
+        reply = self._checked(await self._call(self._writers, build), partition, epoch)
+        return PartitionState(
+            epoch=epoch,
+            next_offset=int(reply[1]),
+            log_start=int(reply[2]),
+            commit_number=int(reply[3]),
+            size_bytes=int(reply[4]),
+            last_append_time_ms=int(reply[5]),
+            gaps=gaps_of_text(reply[6].decode()),
+            tail_lost=reply[7] == b"1",
+        )
+
+    async def load(self, partition: PartitionId, epoch: int) -> Loaded:
+        answer = await self._read("load", self._partition_keys(partition), epoch)
+        _, snapshot, journal = self._checked(answer, partition, epoch)
+        return Loaded(snapshot, tuple(journal))
+
+    async def commit(self, commit: Commit) -> CommitResult:
+        size_bytes = sum(len(batch.data) for batch in commit.batches)
+        function = "settle"
+        if commit.batches:
+            # A repeated commit adds nothing, but a store this full can't tell; it is tried again.
+            self._check_room(size_bytes)
+            function = "produce"
+        kind, payload = "n", b""
+        if commit.snapshot is not None:
+            kind, payload = "s", commit.snapshot
+        elif commit.journal:
+            kind, payload = "j", commit.journal
+        keys = self._partition_keys(commit.partition)
+
+        def build(facts: ServerFacts) -> list[Command]:
+            args: list[Word] = [
+                commit.epoch, commit.number, facts.incarnation, self._fragile_flag(facts),
+                limits.PRODUCER_WINDOW_BATCHES, limits.PRODUCERS_PER_PARTITION_MAX, kind, payload,
+            ]  # fmt: skip
+            for batch in commit.batches:
+                args += (
+                    batch.count, batch.append_time_ms, batch.producer_id, batch.sequence,
+                    batch.data,
+                )  # fmt: skip
+            return self._acknowledged(function, keys, args)
+
+        answer = await self._call(self._writers, build, size_bytes + len(payload))
+        reply = self._checked(answer, commit.partition, commit.epoch, commit.number)
+        self._used_bytes += size_bytes
+        return CommitResult(
+            outcomes_of_text(reply[2].decode()), int(reply[1]), answer.facts.durability
+        )
+
+    async def read(
+        self, partition: PartitionId, offset: int, max_bytes: int
+    ) -> tuple[StoredBatch, ...]:
+        keys = self._partition_keys(partition)[:3]
+        answer = await self._read(
+            "read", keys, max(0, offset), max(1, max_bytes), BATCHES_PER_READ_MAX
+        )
+        extents, entries = self._reply(answer)
+        batches = []
+        for (entry_id, count_text, time_text), (_, fields) in zip(extents, entries, strict=True):
+            count = int(count_text)
+            end_offset = int(entry_id.partition(b"-")[0])
+            batches.append(StoredBatch(end_offset - count, count, int(time_text), fields[1]))
+        return tuple(batches)
+
+    async def offset_at(self, partition: PartitionId, timestamp_ms: int) -> int:
+        keys = self._partition_keys(partition)[:3]
+        return int(self._reply(await self._read("offset_at", keys, timestamp_ms)))
+
+    async def trim(self, partition: PartitionId, epoch: int, rule: TrimRule) -> Trimmed:
+        bounds = ("" if one is None else str(one) for one in rule)
+        args = (epoch, *bounds, limits.TRIM_BATCHES_MAX)
+        answer = await self._write("trim", self._partition_keys(partition), *args)
+        _, log_start, size_bytes, more = self._checked(answer, partition, epoch)
+        return Trimmed(int(log_start), int(size_bytes), more == b"1")
+
+    async def drop(self, partition: PartitionId) -> None:
+        self._reply(await self._write("drop", self._partition_keys(partition), TOMBSTONE_MS))
+
+    # The control plane.
+
+    async def get(self, key: str) -> KeyValue | None:
+        def build(_: ServerFacts) -> list[Command]:
+            return [("HGET", self._control_keys[0], key)]
+
+        held = self._reply(await self._call(self._readers, build))
+        return None if held is None else _key_value(key, held)
+
+    async def list(self, prefix: str) -> tuple[KeyValue, ...]:
+        return (await self._list(prefix)).entries
+
+    async def _list(self, prefix: str) -> KeySnapshot:
+        reply = self._reply(await self._read("list", self._control_keys, prefix))
+        pairs = zip(reply[1::2], reply[2::2], strict=True)
+        entries = tuple(_key_value(key.decode(), held) for key, held in pairs)
+        return KeySnapshot(entries, int(reply[0]))
+
+    async def write(self, writes: Sequence[KeyWrite]) -> int:
+        """See the port. Not tried again once it was sent: read again what became of it."""
+        if len(writes) > KEY_WRITES_MAX:
+            raise InvalidArgumentError(
+                f"{len(writes)} writes at once; at most {KEY_WRITES_MAX} are allowed",
+                field="writes",
+            )
+        args: list[Word] = [CHANGES_KEPT]
+        for one in writes:
+            expected = "" if one.expected_revision is None else one.expected_revision
+            args += (one.key, expected, "d" if one.value is None else "s", one.value or b"")
+
+        def build(_: ServerFacts) -> list[Command]:
+            return self._acknowledged("write", self._control_keys, args)
+
+        reply = self._reply(await self._call(self._writers, build, repeatable=False))
+        if reply[0] == b"conflict":
+            raise refusals.conflict(reply[1].decode(), int(reply[2]), int(reply[3]))
+        return int(reply[1])
+
+    async def watch(self, prefix: str) -> AsyncIterator[KeySnapshot | KeyEvent]:
+        await self._follower.started()
+        async for told in self._hub.watch(prefix):
+            yield told
+
+    async def _snapshot(self, prefix: str) -> KeySnapshot:
+        while True:
+            try:
+                return await self._list(prefix)
+            except StoreError:
+                if not self._readers:
+                    raise
+                await self._clock.sleep(RETRY_BACKOFF_MS_MAX)
+
+    async def acquire_lease(self, name: str, holder: str, ttl_ms: int) -> LeaseGrant:
+        answer = await self._write("acquire_lease", [self._leases_key], name, holder, ttl_ms)
+        held_by, token, expires_at_ms = self._reply(answer)
+        return LeaseGrant(held_by.decode(), int(token), int(expires_at_ms))
+
+    async def release_lease(self, name: str, holder: str) -> None:
+        self._reply(await self._write("release_lease", [self._leases_key], name, holder))
+
+    # Calls.
+
+    def _partition_keys(self, partition: PartitionId) -> tuple[str, ...]:
+        tag = f"{{{self._namespace}:{partition.topic_id}:{partition.index}}}:"
+        return tuple(tag + name for name in _PARTITION_KEYS)
+
+    def _function(self, name: str, keys: Sequence[str], args: Sequence[Word]) -> Command:
+        return ("FCALL", f"{self._library}_{name}", len(keys), *keys, *args)
+
+    def _acknowledged(self, name: str, keys: Sequence[str], args: Sequence[Word]) -> list[Command]:
+        """A write, and behind it on the same connection the wait for the replicas' fsync."""
+        commands = [self._function(name, keys, args)]
+        replicas = self._requirements.replicas_required
+        if replicas:
+            commands.append(("WAITAOF", 1, replicas, WAITAOF_TIMEOUT_MS))
+        return commands
+
+    async def _write(self, name: str, keys: Sequence[str], *args: Word) -> Answer:
+        return await self._call(self._writers, lambda _: self._acknowledged(name, keys, args))
+
+    async def _read(self, name: str, keys: Sequence[str], *args: Word) -> Answer:
+        return await self._call(self._readers, lambda _: [self._function(name, keys, args)])
+
+    async def _call(
+        self,
+        lanes: Sequence[Lane],
+        build: Callable[[ServerFacts], Sequence[Command]],
+        size_bytes: int = 0,
+        *,
+        repeatable: bool = True,
+    ) -> Answer:
+        """Run commands on the lane with the least to do; try again where that is harmless."""
+        deadline_ms = self._clock.monotonic_ms() + RETRY_MS_MAX
+        backoff_ms = RETRY_BACKOFF_MS_MIN
+        while True:
+            if not lanes:
+                raise refusals.store_unavailable(f"the store at {self._server} is not open")
+            error: Exception
+            lane = min(lanes, key=lambda one: one.load_bytes)
+            left_ms = max(1, deadline_ms - self._clock.monotonic_ms())
+            try:
+                async with asyncio.timeout(left_ms / 1000):
+                    answer = await lane.call(build, size_bytes)
+                error_reply = _first_error(answer.replies)
+                if error_reply is None or not is_passing(error_reply):
+                    return answer
+                error, may_repeat = error_reply, True
+            except BrokenLaneError as broken:
+                error, may_repeat = broken.cause, repeatable or not broken.sent
+            except TimeoutError as late:
+                error, may_repeat = late, False
+            if not may_repeat or self._is_final(error, deadline_ms, backoff_ms):
+                raise store_error(self._server, error) from error
+            await self._clock.sleep(backoff_ms)
+            backoff_ms = min(2 * backoff_ms, RETRY_BACKOFF_MS_MAX)
+
+    def _is_final(self, error: Exception, deadline_ms: int, backoff_ms: int) -> bool:
+        """Whether another try is pointless: no time is left, or a person must change something."""
+        if self._clock.monotonic_ms() + backoff_ms >= deadline_ms:
+            return True
+        found = store_error(self._server, error)
+        # A role passes: in a failover the address soon leads to the new primary.
+        return (
+            found.code is ErrorCode.STORE_MISCONFIGURED and found.details.get("setting") != "role"
+        )
+
+    def _reply(self, answer: Answer) -> Any:
+        """The reply of the first command, once what stands behind it held too."""
+        error = _first_error(answer.replies)
+        if error is not None:
+            raise store_error(self._server, error) from error
+        if len(answer.replies) > 1:
+            local, replicas = answer.replies[1]
+            if local < 1 or replicas < self._requirements.replicas_required:
+                raise refusals.store_unavailable(
+                    f"redis {self._server}: {replicas} replicas fsynced the write within "
+                    f"{WAITAOF_TIMEOUT_MS} ms where {self._requirements.replicas_required} must; "
+                    "see whether they are up and have `appendonly yes`"
+                )
+        return answer.replies[0]
+
+    def _checked(self, answer: Answer, partition: PartitionId, epoch: int, number: int = 0) -> Any:
+        """The reply of an owner's call, unless it refuses epoch, number or partition."""
+        reply = self._reply(answer)
+        if reply[0] == b"dropped":
+            raise refusals.dropped(partition)
+        if reply[0] == b"stale":
+            raise refusals.stale_epoch(partition, epoch, int(reply[1]))
+        if reply[0] == b"behind":
+            raise refusals.stale_commit(partition, epoch, number, int(reply[1]))
+        return reply
+
+    # The server.
+
+    async def _connect(self) -> Link:
+        """A new connection to a server that was verified and has the functions."""
+        connection = self._connection_class(**self._connection_options)
+        session = Session(connection)
+        try:
+            await connection.connect()
+            facts = await verify(session, self._server, self._requirements)
+            await self._load_library(session)
+        except BaseException:
+            await session.close()
+            raise
+        return Link(session, facts)
+
+    async def _load_library(self, session: Session) -> None:
+        if await session.run("FUNCTION", "LIST", "LIBRARYNAME", self._library):
+            return
+        try:
+            await session.run("FUNCTION", "LOAD", self._code)
+        except exceptions.ResponseError as error:
+            if "already exists" not in str(error):
+                raise
+
+    def _fragile_flag(self, facts: ServerFacts) -> str:
+        return "1" if facts.fragile or self._fragile else "0"
+
+    def _check_room(self, new_bytes: int) -> None:
+        if self._limit_bytes is None:
+            return
+        limit = int(self._limit_bytes * limits.STORE_HIGH_WATER_RATIO)
+        if self._used_bytes + new_bytes > limit:
+            raise refusals.store_full(
+                f"redis {self._server}",
+                self._used_bytes,
+                limit,
+                "shorten retention, or raise maxmemory",
+            )
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await self._clock.sleep(REFRESH_MS)
+            try:
+                await self._refresh()
+            except StoreError:
+                continue  # calls say it; the last reading stays
+
+    async def _refresh(self) -> None:
+        """Look at memory use, replicas and clock."""
+        before_ms = 0
+
+        def build(_: ServerFacts) -> list[Command]:
+            nonlocal before_ms
+            before_ms = self._clock.monotonic_ms()
+            return [("TIME",), ("INFO", "memory"), ("INFO", "replication")]
+
+        answer = await self._call(self._readers, build)
+        after_ms = self._clock.monotonic_ms()
+        error = _first_error(answer.replies)
+        if error is not None:
+            raise store_error(self._server, error) from error
+        (seconds, microseconds), memory_reply, replication_reply = answer.replies
+        if self._clock_ahead_ms is None or after_ms - before_ms <= CLOCK_ROUND_TRIP_MS_MAX:
+            server_ms = int(seconds) * 1000 + int(microseconds) // 1000
+            self._clock_ahead_ms = server_ms - (before_ms + after_ms) // 2
+        memory = parse_info(memory_reply)
+        # As Redis itself counts against maxmemory.
+        uncounted = int(memory.get("mem_not_counted_for_evict", 0))
+        self._used_bytes = int(memory["used_memory"]) - uncounted
+        self._limit_bytes = int(memory.get("maxmemory", 0)) or None
+        self._fragile = is_replicated(parse_info(replication_reply))
+
+
+def _first_error(replies: Sequence[Any]) -> Exception | None:
+    return next((one for one in replies if isinstance(one, Exception)), None)
+
+
+def _key_value(key: str, held: bytes) -> KeyValue:
+    revision, _, value = held.partition(b" ")
+    return KeyValue(key, value, int(revision))
+
+
+def _connection_of_url(url: str) -> tuple[type[AbstractConnection], dict[str, Any]]:
+    try:
+        options: dict[str, Any] = dict(parse_url(url))
+    except ValueError as error:
+        raise InvalidArgumentError(f"not a Redis URL: {error}", field="store") from error
+    options.pop("max_connections", None)
+    connection_class = options.pop("connection_class", Connection)
+    assert connection_class in (Connection, SSLConnection), "store_from_url lets no other through"
+    # The lanes bound each wait themselves: the library's own timeouts cost a task a command.
+    options.update(protocol=2, socket_timeout=None, socket_connect_timeout=None)
+    return connection_class, options
+
+
+def _library() -> tuple[str, str]:
+    """Name and code of the function library."""
+    code = (files("mom_broker.storage") / "functions.lua").read_text(encoding="utf-8")
+    digest = hashlib.sha256(code.encode()).hexdigest()[:8]
+    name = f"mom_v{LIBRARY_VERSION}_{digest}"
+    return name, code.replace("@LIBRARY@", name)

@@ -1,0 +1,286 @@
+"""The client's engine: one event loop's connection to a cluster, without a thread of its own.
+
+The SDK runs one in its I/O thread and the gateway one in its own loop. Each call finds the process
+that is responsible in the routing table, which :mod:`mom_client.routing` keeps fresh, and repeats
+what is safe to repeat within a bounded time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mom_client.admin import Admin
+from mom_client.group import Groups
+from mom_client.options import EngineOptions
+from mom_client.producer import Producer
+from mom_client.queues import Queues
+from mom_client.reader import Reader
+from mom_client.results import Fetched, Identity, Published, TopicPage
+from mom_client.routing import Routing, RoutingSnapshot, TopicRoute
+from mom_client.system import SystemClock, SystemRandom
+from mom_client.wire import Connections
+from mom_core.errors import MomError
+from mom_core.message import Message
+from mom_core.ports import Clock, Random
+from mom_core.topics import Start, SubscriptionConfig, TopicConfig, TopicKind
+from mom_proto.v1 import broker_pb2, master_pb2
+
+
+class Engine:
+    """Everything a client does, on the loop that called :meth:`start`.
+
+    ``addresses`` are any nodes or masters, ``host:port``; the others are learnt from them.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        token: str | None = None,
+        options: EngineOptions = EngineOptions(),  # noqa: B008 - frozen
+        clock: Clock | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self.options = options
+        self._clock: Clock = clock or SystemClock()
+        self._random: Random = random or SystemRandom()
+        self._connections = Connections(token)
+        self._routing = Routing(
+            addresses, self._connections, options, clock=self._clock, random=self._random
+        )
+        self._admin = Admin(self._routing, self._connections, options, clock=self._clock)
+        self._routing.create_missing = self._admin.create_missing if options.auto_create else None
+        self._producer = Producer(
+            self._routing, self._connections, options, clock=self._clock, random=self._random
+        )
+        self._reader = Reader(self._routing, self._connections, options)
+        self._queues = Queues(self._routing, self._connections, options, clock=self._clock)
+        self._groups = Groups(self._routing, self._connections, options)
+
+    # Life.
+
+    async def start(self) -> None:
+        """Begin to follow the routing table. Returns at once, also when no server answers yet."""
+        self._routing.start()
+
+    async def close(self) -> None:
+        """Send what was published and not yet sent, then let go of all connections.
+
+        Bounded by the delivery timeout. Calls that wait end with UnavailableError.
+        """
+        await self._producer.close()
+        await self._routing.close()
+        await self._connections.close()
+
+    @property
+    def producer(self) -> Producer:
+        """The publishing part, for those who hand over many messages at a time."""
+        return self._producer
+
+    # Routing.
+
+    def routing(self) -> RoutingSnapshot:
+        """The routing table as known now: nodes, topics, master_address, revision (0: none yet)."""
+        return self._routing.snapshot
+
+    async def ready(self) -> RoutingSnapshot:
+        """The routing table, waiting for the first one.
+
+        Raises UnavailableError, naming what was tried, when no server answers in time.
+        """
+        return await self._routing.ready()
+
+    async def topic(self, name: str) -> TopicRoute:
+        """A topic or queue, from the cache; refreshed once when it is not there.
+
+        Raises NotFoundError, or UnavailableError when no server answers in time.
+        """
+        return await self._routing.topic(name)
+
+    # Publishing.
+
+    async def publish(
+        self, topic: str, message: Message, partition: int | None = None
+    ) -> Published:
+        """Publish one message, batched with what others publish at the same time.
+
+        Waits while too many bytes are in flight. Raises MomError when it did not land, or when that
+        is unknown at the end of the delivery timeout (TimedOutError).
+        """
+        return await self._producer.publish(topic, message, partition)
+
+    async def publish_many(
+        self, topic: str, messages: Sequence[Message], partition: int | None = None
+    ) -> list[Published | MomError]:
+        """Publish many; the results are in the order of the messages. Raises nothing per message."""
+        return await self._producer.publish_many(topic, messages, partition)
+
+    # Reading.
+
+    async def fetch(
+        self, topic: str, partition: int, start: Start, *, max_bytes: int = 0, wait_ms: int = 0
+    ) -> Fetched:
+        """Read batches of one partition, waiting up to ``wait_ms`` for the first one.
+
+        Raises OffsetError (offset_trimmed has ``log_start`` in its details), NotFoundError.
+        """
+        return await self._reader.fetch(
+            topic, partition, start, max_bytes=max_bytes, wait_ms=wait_ms
+        )
+
+    # Queues and queue-mode subscriptions.
+
+    async def receive(
+        self,
+        topic: str,
+        subscription: str,
+        *,
+        max_messages: int = 1,
+        max_bytes: int = 0,
+        wait_ms: int = 0,
+        lease_ms: int = 0,
+    ) -> list[broker_pb2.LeasedBatch]:
+        """Lease up to ``max_messages``, waiting up to ``wait_ms`` for the first; empty at its end.
+
+        Waits at all owners, and leases at the ones that have something.
+        """
+        return await self._queues.receive(
+            topic,
+            subscription,
+            max_messages=max_messages,
+            max_bytes=max_bytes,
+            wait_ms=wait_ms,
+            lease_ms=lease_ms,
+        )
+
+    async def settle(
+        self, topic: str, subscription: str, ranges: Sequence[broker_pb2.SettleRange]
+    ) -> list[broker_pb2.SettleResult]:
+        """Acknowledge, give back or extend, at all owners; a result for each range, in order.
+
+        A range whose owner could not be reached in time has a failure for all of it.
+        """
+        return await self._queues.settle(topic, subscription, ranges)
+
+    async def browse(
+        self, topic: str, subscription: str, partition: int, *, offset: int = 0, max_messages: int = 100
+    ) -> broker_pb2.BrowseResponse:
+        """Look at messages of one partition without leasing them."""
+        return await self._queues.browse(
+            topic, subscription, partition, offset=offset, max_messages=max_messages
+        )
+
+    # Stream-mode subscriptions.
+
+    async def acquire_partitions(
+        self, topic: str, subscription: str, member_id: str, *, session_ms: int = 0
+    ) -> broker_pb2.AcquirePartitionsResponse:
+        """Join or stay in a group and learn which partitions to read."""
+        return await self._groups.acquire(topic, subscription, member_id, session_ms=session_ms)
+
+    async def commit_offsets(
+        self,
+        topic: str,
+        subscription: str,
+        member_id: str,
+        commits: Sequence[broker_pb2.OffsetCommit],
+    ) -> list[MomError | None]:
+        """Store how far partitions were handled; a result for each commit, None is success."""
+        return await self._groups.commit(topic, subscription, member_id, commits)
+
+    async def release_partitions(
+        self, topic: str, subscription: str, member_id: str, partitions: Sequence[int] = ()
+    ) -> None:
+        """Give partitions up; all of them, and leave, when none is named."""
+        await self._groups.release(topic, subscription, member_id, partitions)
+
+    async def seek(
+        self,
+        topic: str,
+        subscription: str,
+        to: str,
+        *,
+        partitions: Sequence[int] = (),
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> list[broker_pb2.OffsetCommit]:
+        """Set a subscription's offsets and return them. ``to`` is a start position."""
+        return await self._groups.seek(
+            topic, subscription, to, partitions=partitions, force=force, dry_run=dry_run
+        )
+
+    async def describe(self, topic: str) -> list[broker_pb2.PartitionDescription]:
+        """Counts of all partitions and subscriptions, in the order of the partition index.
+
+        A partition without a reachable owner has an empty node_id and zeros.
+        """
+        return await self._groups.describe(topic)
+
+    # Administration, at the leading master.
+
+    async def create_topic(self, config: TopicConfig) -> tuple[TopicConfig, bool]:
+        """Create a topic or queue, and whether it is new. Raises ConflictError with the differences.
+
+        ``topic_id`` and ``created_at_ms`` of ``config`` are ignored: the master gives them.
+        """
+        return await self._admin.create_topic(config)
+
+    async def get_topic(self, name: str) -> TopicRoute:
+        """A topic with owners and subscriptions, as the master knows it. Raises NotFoundError."""
+        return await self._admin.get_topic(name)
+
+    async def list_topics(
+        self, kind: TopicKind | None = None, limit: int = 0, page_token: str = ""
+    ) -> TopicPage:
+        """Topics and queues in the order of their names. ``limit`` 1 to 1,000; 0 is 100."""
+        return await self._admin.list_topics(kind, limit, page_token)
+
+    async def alter_topic(
+        self, name: str, kind: TopicKind | None, patch: bytes
+    ) -> TopicConfig:
+        """Apply a JSON merge patch of the shown form."""
+        return await self._admin.alter_topic(name, kind, patch)
+
+    async def delete_topic(self, name: str, kind: TopicKind | None = None) -> None:
+        """Delete a topic or queue with all its messages. Raises NotFoundError."""
+        await self._admin.delete_topic(name, kind)
+
+    async def create_subscription(
+        self, config: SubscriptionConfig
+    ) -> tuple[SubscriptionConfig, bool]:
+        """Create a subscription, and whether it is new. Raises ConflictError, NotFoundError."""
+        return await self._admin.create_subscription(config)
+
+    async def delete_subscription(self, topic: str, name: str) -> None:
+        """Delete a subscription. Raises NotFoundError."""
+        await self._admin.delete_subscription(topic, name)
+
+    async def create_token(
+        self, name: str, scopes: Sequence[str], lifetime_ms: int = 0
+    ) -> tuple[master_pb2.Token, str]:
+        """Make a token; the text is its secret, which nobody can show again."""
+        return await self._admin.create_token(name, scopes, lifetime_ms)
+
+    async def list_tokens(self) -> list[master_pb2.Token]:
+        """All tokens, without secrets."""
+        return await self._admin.list_tokens()
+
+    async def revoke_token(self, token_id: str) -> None:
+        """Make a token void. Raises NotFoundError."""
+        await self._admin.revoke_token(token_id)
+
+    async def cluster(self) -> master_pb2.GetClusterResponse:
+        """The cluster at a glance."""
+        return await self._admin.cluster()
+
+    async def nodes(self) -> list[broker_pb2.NodeInfo]:
+        """Nodes as the master sees them."""
+        return await self._admin.nodes()
+
+    async def set_node_state(self, node_id: str, state: str) -> broker_pb2.NodeInfo:
+        """Set a node to ``active``, ``cordoned`` or ``draining``. Raises NotFoundError."""
+        return await self._admin.set_node_state(node_id, state)
+
+    async def authenticate(self, token: str) -> Identity:
+        """Who a token stands for, by any node. Raises UnauthenticatedError."""
+        return await self._admin.authenticate(token)

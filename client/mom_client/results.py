@@ -1,0 +1,118 @@
+"""What calls return: plain typed values, the same for the engine, the gateway and the SDK."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from mom_core.ids import id_text, message_id
+
+
+class PublishedBatch(msgspec.Struct, frozen=True):
+    """Where a batch landed; shared by the results of its messages."""
+
+    partition: int
+    base_offset: int
+    epoch: int
+    base_id: bytes
+    durability: str
+    duplicate: bool
+    created: bool = False
+
+
+class Published(msgspec.Struct, frozen=True, gc=False):
+    """Where one message landed. Durable at the level that ``durability`` names."""
+
+    batch: PublishedBatch
+    index: int
+    """The message's place in its batch."""
+    own_id: bytes | None = None
+
+    @property
+    def partition(self) -> int:
+        """The partition."""
+        return self.batch.partition
+
+    @property
+    def offset(self) -> int:
+        """The offset in the partition."""
+        return self.batch.base_offset + self.index
+
+    @property
+    def epoch(self) -> int:
+        """The owner's epoch: with topic and offset it is a position."""
+        return self.batch.epoch
+
+    @property
+    def id(self) -> bytes:
+        """The message's id: 16 bytes, a UUIDv7 unless the producer gave another."""
+        return self.own_id or message_id(self.batch.base_id, self.index)
+
+    @property
+    def id_text(self) -> str:
+        """The message's id in the usual form."""
+        return id_text(self.id)
+
+    @property
+    def durability(self) -> str:
+        """``memory``, ``os``, ``fsync``, ``replicated`` or ``provider``."""
+        return self.batch.durability
+
+    @property
+    def duplicate(self) -> bool:
+        """Whether an earlier try of the same batch had landed already."""
+        return self.batch.duplicate
+
+    @property
+    def created(self) -> bool:
+        """Whether this publish made the topic (``auto_create`` only)."""
+        return self.batch.created
+
+    def __repr__(self) -> str:
+        return (
+            f"Published(partition={self.partition}, offset={self.offset}, id={self.id_text}, "
+            f"durability={self.durability!r})"
+        )
+
+
+class FetchedBatch(NamedTuple):
+    """A record batch with its place in the log."""
+
+    base_offset: int
+    append_time_ms: int
+    data: bytes
+
+
+class Fetched(NamedTuple):
+    """What a fetch of one partition gave. The first batch may begin below the wanted offset."""
+
+    batches: list[FetchedBatch]
+    start_offset: int
+    """The offset at which the read began: records below it are to be skipped."""
+    next_offset: int
+    """Where to go on."""
+    high_watermark: int
+    """The offset after the last message that can be read."""
+    log_start: int
+    """The lowest offset that can be read."""
+
+
+class Identity(NamedTuple):
+    """Who a token stands for."""
+
+    name: str
+    scopes: tuple[str, ...]
+    cache_ms: int
+    """How long the answer may be kept, milliseconds."""
+
+
+class TopicPage(NamedTuple):
+    """One page of a listing."""
+
+    topics: list[TopicConfig]
+    next_page_token: str
+    """Empty at the end."""
+
+
+from mom_core.topics import TopicConfig  # noqa: E402

@@ -1,0 +1,628 @@
+"""Topics, queues and subscriptions as the control plane stores them and as users see them.
+
+**Stored** form: JSON with ``"format": 1``. A new field with a default does not change the format:
+a process that does not know the field keeps it in ``unknown`` and writes it back, so that an older
+master in a rolling upgrade loses nothing. A change that an older process would misread raises the
+number, and a number that is not known is refused.
+
+**Shown** form (REST, CLI): a flat JSON object. Sizes are bytes and durations milliseconds; on input
+they may be text such as ``10Gi`` or ``168h`` too. A change is a JSON merge patch (RFC 7396) of the
+shown form: an absent member stays, ``null`` returns to the default, and a member that can't change
+may be repeated with the value that it has. Creating is the patch of the defaults.
+
+``retention_bytes`` counts for each partition, so a topic may take ``retention_bytes`` times
+``partitions`` of the store.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+
+from mom_core import limits
+from mom_core.errors import ErrorCode, InvalidArgumentError, StoreError
+from mom_core.names import check_name, check_topic_id
+from mom_core.quantities import format_bytes, parse_bytes, parse_duration_ms
+
+FORMAT: Final = 1
+SECRET_BYTES: Final = 32
+
+
+class TopicKind(StrEnum):
+    """What a topic is to its users."""
+
+    TOPIC = "topic"
+    QUEUE = "queue"
+
+
+class SubscriptionMode(StrEnum):
+    """How a subscription reads its topic."""
+
+    STREAM = "stream"
+    """By offsets; members share the partitions."""
+    QUEUE = "queue"
+    """By leases of single messages."""
+
+
+class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How messages are leased, of a queue or of a queue-mode subscription."""
+
+    lease_ms: int = limits.LEASE_MS_DEFAULT
+    """The lease that a receive gets unless it asks for another."""
+    max_deliveries: int = 0
+    """0: without a limit."""
+
+
+class TopicConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One topic or queue."""
+
+    name: str
+    kind: TopicKind
+    topic_id: str
+    """32 lower-case hex digits. A topic made again under an old name has another one."""
+    partitions: int
+    retention_ms: int
+    """How long messages are kept. 0: no limit by time."""
+    retention_bytes: int
+    """How many bytes of messages each partition keeps."""
+    message_bytes_max: int
+    created_at_ms: int
+    queue: QueueSettings | None = None
+    """Set for a queue, None for a topic."""
+    unknown: dict[str, Any] = {}
+    """Fields that a newer version stored, kept as they are."""
+
+    @property
+    def budget_bytes(self) -> int:
+        """What the topic may take of the store."""
+        return self.retention_bytes * self.partitions
+
+
+class SubscriptionConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One durable, named reader of a topic."""
+
+    name: str
+    topic: str
+    mode: SubscriptionMode
+    start: str
+    """Where it begins: see :func:`parse_start`."""
+    session_ms: int
+    """Stream mode: how long a member may stay silent before its partitions go to others."""
+    queue: QueueSettings
+    """Queue mode: its leases."""
+    created_at_ms: int
+    secret: bytes
+    """Signs receipts, so that those of another subscription, or of none, are refused."""
+    start_offsets: tuple[int, ...] = ()
+    """Where it begins in each partition: what ``start`` meant when it was made. Partitions that
+    were added later are read from their beginning."""
+    unknown: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        """Without the secret, so that no log shows it."""
+        return f"SubscriptionConfig({self.topic}/{self.name}, {self.mode}, start={self.start!r})"
+
+
+class StartKind(StrEnum):
+    """What a start position refers to."""
+
+    EARLIEST = "earliest"
+    LATEST = "latest"
+    OFFSET = "offset"
+    TIMESTAMP = "timestamp"
+
+
+class Start(NamedTuple):
+    """Where a subscription begins in each partition."""
+
+    kind: StartKind
+    value: int = 0
+    """The offset, or milliseconds since the Unix epoch."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.value}" if self.kind in _VALUED else self.kind.value
+
+
+_VALUED: Final = (StartKind.OFFSET, StartKind.TIMESTAMP)
+_START: Final = re.compile(r"(offset|timestamp):([0-9]{1,16})")
+
+
+def parse_start(text: object, field: str = "start") -> Start:
+    """Read ``earliest``, ``latest``, ``offset:42``, ``timestamp:1700000000000`` (milliseconds since
+    the Unix epoch) or ``timestamp:2026-01-31T08:00:00Z`` (RFC 3339).
+
+    Raises InvalidArgumentError when it is none of these.
+    """
+    if isinstance(text, str):
+        if text in (StartKind.EARLIEST, StartKind.LATEST):
+            return Start(StartKind(text))
+        match = _START.fullmatch(text)
+        if match and int(match[2]) <= limits.OFFSET_MAX:
+            return Start(StartKind(match[1]), int(match[2]))
+        if text.startswith("timestamp:"):
+            moment = _rfc3339_ms(text.removeprefix("timestamp:"))
+            if moment is not None:
+                return Start(StartKind.TIMESTAMP, moment)
+    raise InvalidArgumentError(
+        f"{field} {_shown(text)} is not a start position: write earliest, latest, offset:N, "
+        "timestamp:MILLISECONDS or timestamp:2026-01-31T08:00:00Z",
+        field=field,
+    )
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _rfc3339_ms(text: str) -> int | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None or moment < _EPOCH:
+        return None
+    elapsed = moment - _EPOCH
+    return (elapsed.days * 86_400 + elapsed.seconds) * 1000 + elapsed.microseconds // 1000
+
+
+# Checks: each returns the value or raises InvalidArgumentError with the field and what is allowed.
+
+Check = Callable[[object, str], Any]
+
+
+def _number(lowest: int, highest: int, *, zero: str = "") -> Check:
+    def check(value: object, field: str) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise InvalidArgumentError(
+                f"{field} must be a whole number from {lowest} to {highest}, not {_shown(value)}",
+                field=field,
+            )
+        if not (lowest <= value <= highest or (zero and value == 0)):
+            also = f", or 0 for {zero}" if zero else ""
+            raise InvalidArgumentError(
+                f"{field} is {value}; {lowest} to {highest}{also} is allowed", field=field
+            )
+        return value
+
+    return check
+
+
+def _duration(lowest: int, highest: int, *, zero: str = "") -> Check:
+    number = _number(lowest, highest, zero=zero)
+    return lambda value, field: number(parse_duration_ms(value, field), field)
+
+
+def _size(lowest: int, highest: int) -> Check:
+    number = _number(lowest, highest)
+    return lambda value, field: number(parse_bytes(value, field), field)
+
+
+class _Setting(NamedTuple):
+    """A member of the shown form that a user may set."""
+
+    default: Any
+    check: Check
+    immutable: bool = False
+
+
+_DELIVERIES: Final = _number(1, limits.DELIVERIES_MAX, zero="no limit")
+_QUEUE_SETTINGS: Final = {
+    "lease_ms": _Setting(
+        limits.LEASE_MS_DEFAULT, _duration(limits.LEASE_MS_MIN, limits.LEASE_MS_MAX)
+    ),
+    "max_deliveries": _Setting(0, _DELIVERIES),
+}
+
+
+def _topic_settings(retention_ms: int) -> dict[str, _Setting]:
+    return {
+        "partitions": _Setting(limits.PARTITIONS_DEFAULT, _number(1, limits.PARTITIONS_MAX)),
+        "retention_ms": _Setting(
+            retention_ms,
+            _duration(limits.RETENTION_MS_MIN, limits.RETENTION_MS_MAX, zero="no limit by time"),
+        ),
+        "retention_bytes": _Setting(
+            limits.RETENTION_BYTES_DEFAULT,
+            _size(limits.RETENTION_BYTES_MIN, limits.RETENTION_BYTES_MAX),
+        ),
+        "message_bytes_max": _Setting(
+            limits.MESSAGE_BYTES_MAX_DEFAULT,
+            _size(limits.MESSAGE_BYTES_MAX_MIN, limits.MESSAGE_BYTES_MAX_HARD),
+        ),
+    }
+
+
+# A queue keeps a message until it is acknowledged, so time alone removes none unless asked for.
+_TOPIC_SETTINGS: Final = {
+    TopicKind.TOPIC: _topic_settings(limits.RETENTION_MS_DEFAULT),
+    TopicKind.QUEUE: _topic_settings(0) | _QUEUE_SETTINGS,
+}
+_SUBSCRIPTION_SETTINGS: Final = {
+    SubscriptionMode.STREAM: {
+        "start": _Setting("earliest", lambda value, field: str(parse_start(value, field)), True),
+        "session_ms": _Setting(
+            limits.SESSION_MS_DEFAULT, _duration(limits.SESSION_MS_MIN, limits.SESSION_MS_MAX)
+        ),
+    },
+    SubscriptionMode.QUEUE: {
+        "start": _Setting("earliest", lambda value, field: str(parse_start(value, field)), True),
+        **_QUEUE_SETTINGS,
+    },
+}
+
+
+# Making and changing.
+
+
+def new_topic(
+    name: str,
+    kind: TopicKind,
+    wanted: Mapping[str, object],
+    *,
+    topic_id: str,
+    created_at_ms: int,
+) -> TopicConfig:
+    """A topic with ``wanted`` (the shown form) over the defaults.
+
+    Raises InvalidArgumentError that names the field and what is allowed.
+    """
+    check_name(name)
+    check_topic_id(topic_id)
+    fixed = {"name": name, "kind": kind.value}
+    values = _patched({}, wanted, _TOPIC_SETTINGS[kind], fixed, what=kind.value)
+    return _topic_of(
+        values, name=name, kind=kind, topic_id=topic_id, created_at_ms=created_at_ms, unknown={}
+    )
+
+
+def patch_topic(existing: TopicConfig, patch: object) -> TopicConfig:
+    """Apply a JSON merge patch of the shown form.
+
+    Raises InvalidArgumentError when a value is not allowed, a field is unknown or can't change, or
+    partitions would become fewer.
+    """
+    shown = show_topic(existing)
+    settings = _TOPIC_SETTINGS[existing.kind]
+    fixed = {field: value for field, value in shown.items() if field not in settings}
+    values = _patched(shown, patch, settings, fixed, what=existing.kind.value)
+    if values["partitions"] < existing.partitions:
+        raise InvalidArgumentError(
+            f"partitions is {values['partitions']}; {existing.name!r} has {existing.partitions} "
+            "and partitions can't become fewer, since their messages would be lost. Make another "
+            "topic instead",
+            field="partitions",
+        )
+    return _topic_of(
+        values,
+        name=existing.name,
+        kind=existing.kind,
+        topic_id=existing.topic_id,
+        created_at_ms=existing.created_at_ms,
+        unknown=existing.unknown,
+    )
+
+
+def _topic_of(
+    values: Mapping[str, Any],
+    *,
+    name: str,
+    kind: TopicKind,
+    topic_id: str,
+    created_at_ms: int,
+    unknown: dict[str, Any],
+) -> TopicConfig:
+    return TopicConfig(
+        name=name,
+        kind=kind,
+        topic_id=topic_id,
+        partitions=values["partitions"],
+        retention_ms=values["retention_ms"],
+        retention_bytes=values["retention_bytes"],
+        message_bytes_max=values["message_bytes_max"],
+        created_at_ms=created_at_ms,
+        queue=_queue_of(values) if kind is TopicKind.QUEUE else None,
+        unknown=unknown,
+    )
+
+
+def _queue_of(values: Mapping[str, Any]) -> QueueSettings:
+    if "lease_ms" not in values:
+        return QueueSettings()
+    return QueueSettings(lease_ms=values["lease_ms"], max_deliveries=values["max_deliveries"])
+
+
+def new_subscription(
+    name: str,
+    topic: str,
+    wanted: Mapping[str, object],
+    *,
+    created_at_ms: int,
+    secret: bytes,
+) -> SubscriptionConfig:
+    """A subscription with ``wanted`` (the shown form, ``mode`` included) over the defaults.
+
+    ``mode`` is stream unless ``wanted`` says queue. ``secret`` is 32 random bytes. Raises
+    InvalidArgumentError that names the field and what is allowed.
+    """
+    check_name(name)
+    check_name(topic, "topic")
+    assert len(secret) == SECRET_BYTES, "a subscription's secret has 32 bytes"
+    mode = _mode(wanted.get("mode"))
+    fixed = {"name": name, "topic": topic, "mode": mode.value}
+    values = _patched(
+        {},
+        {field: value for field, value in wanted.items() if field != "mode"},
+        _SUBSCRIPTION_SETTINGS[mode],
+        fixed,
+        what=f"{mode}-mode subscription",
+    )
+    return SubscriptionConfig(
+        name=name,
+        topic=topic,
+        mode=mode,
+        start=values["start"],
+        session_ms=values.get("session_ms", limits.SESSION_MS_DEFAULT),
+        queue=_queue_of(values),
+        created_at_ms=created_at_ms,
+        secret=secret,
+    )
+
+
+def _mode(value: object) -> SubscriptionMode:
+    if value is None:
+        return SubscriptionMode.STREAM
+    if isinstance(value, str) and value in tuple(SubscriptionMode):
+        return SubscriptionMode(value)
+    raise InvalidArgumentError(f"mode is {_shown(value)}; stream or queue is allowed", field="mode")
+
+
+def queue_subscription(queue: TopicConfig, secret: bytes) -> SubscriptionConfig:
+    """The one subscription of a queue, which has the queue's name and settings."""
+    assert queue.queue is not None, "a topic is no queue"
+    return SubscriptionConfig(
+        name=queue.name,
+        topic=queue.name,
+        mode=SubscriptionMode.QUEUE,
+        start=StartKind.EARLIEST.value,
+        session_ms=limits.SESSION_MS_DEFAULT,
+        queue=queue.queue,
+        created_at_ms=queue.created_at_ms,
+        secret=secret,
+    )
+
+
+def patch_subscription(existing: SubscriptionConfig, patch: object) -> SubscriptionConfig:
+    """Apply a JSON merge patch of the shown form.
+
+    Raises InvalidArgumentError when a value is not allowed or a field is unknown or can't change.
+    """
+    shown = show_subscription(existing)
+    settings = _SUBSCRIPTION_SETTINGS[existing.mode]
+    fixed = {field: value for field, value in shown.items() if field not in settings}
+    values = _patched(shown, patch, settings, fixed, what=f"{existing.mode}-mode subscription")
+    return msgspec.structs.replace(
+        existing,
+        session_ms=values.get("session_ms", existing.session_ms),
+        queue=_queue_of(values),
+    )
+
+
+def _patched(
+    current: Mapping[str, Any],
+    patch: object,
+    settings: Mapping[str, _Setting],
+    fixed: Mapping[str, object],
+    *,
+    what: str,
+) -> dict[str, Any]:
+    """The settings after the patch; ``current`` is empty for a new thing."""
+    if not isinstance(patch, Mapping):
+        raise InvalidArgumentError(
+            f"the body must be a JSON object with settings of a {what}, not {_shown(patch)}",
+            field="body",
+        )
+    values = {field: current.get(field, setting.default) for field, setting in settings.items()}
+    for field, value in patch.items():
+        if field in settings:
+            values[field] = _setting_value(field, value, settings[field], current)
+        elif field not in fixed:
+            raise InvalidArgumentError(
+                f"{_shown(field)} is no setting of a {what}; these are: {', '.join(settings)}",
+                field=str(field),
+            )
+        elif value != fixed[field]:
+            raise _immutable(field, fixed[field])
+    return values
+
+
+def _setting_value(
+    field: str, value: object, setting: _Setting, current: Mapping[str, object]
+) -> object:
+    checked = setting.default if value is None else setting.check(value, field)
+    if setting.immutable and current and checked != current[field]:
+        raise _immutable(field, current[field])
+    return checked
+
+
+def _immutable(field: str, value: object) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"{field} can't change; it is {_shown(value)}. Leave it out, or make another one",
+        field=field,
+    )
+
+
+# Showing and comparing.
+
+
+def show_topic(config: TopicConfig) -> dict[str, Any]:
+    """The shown form of a topic or queue."""
+    shown: dict[str, Any] = {
+        "name": config.name,
+        "kind": config.kind.value,
+        "topic_id": config.topic_id,
+        "partitions": config.partitions,
+        "retention_ms": config.retention_ms,
+        "retention_bytes": config.retention_bytes,
+        "message_bytes_max": config.message_bytes_max,
+        "created_at_ms": config.created_at_ms,
+    }
+    if config.queue is not None:
+        shown |= msgspec.structs.asdict(config.queue)
+    return shown
+
+
+def show_subscription(config: SubscriptionConfig) -> dict[str, Any]:
+    """The shown form of a subscription, without its secret."""
+    shown: dict[str, Any] = {
+        "name": config.name,
+        "topic": config.topic,
+        "mode": config.mode.value,
+        "start": config.start,
+        "created_at_ms": config.created_at_ms,
+    }
+    if config.mode is SubscriptionMode.QUEUE:
+        return shown | msgspec.structs.asdict(config.queue)
+    return shown | {"session_ms": config.session_ms}
+
+
+class Difference(NamedTuple):
+    """A field in which what stands differs from what is wanted. None: it has no such field."""
+
+    existing: Any
+    wanted: Any
+
+
+# Given by MOM and not by the user, so two of them never make a difference.
+_GIVEN: Final = frozenset({"topic_id", "created_at_ms"})
+
+_Config = TypeVar("_Config", TopicConfig, SubscriptionConfig)
+
+
+def diff(
+    existing: _Config, wanted: _Config, fields: Collection[str] | None = None
+) -> dict[str, Difference]:
+    """The fields of the shown form that differ; empty when the same already stands.
+
+    With ``fields``, only these are compared: those that a caller named, so that what it left out
+    does not count as a wish for the default. ``kind`` and ``mode`` are compared always.
+    """
+    old, new = _show(existing), _show(wanted)
+    names = [name for name in old | new if name not in _GIVEN]
+    if fields is not None:
+        names = [name for name in names if name in fields or name in ("kind", "mode")]
+    return {
+        name: Difference(old.get(name), new.get(name))
+        for name in names
+        if old.get(name) != new.get(name)
+    }
+
+
+def _show(config: TopicConfig | SubscriptionConfig) -> dict[str, Any]:
+    return show_topic(config) if isinstance(config, TopicConfig) else show_subscription(config)
+
+
+# The byte budget.
+
+
+def check_budget(
+    existing: Iterable[TopicConfig], new: TopicConfig, limit_bytes: int | None
+) -> None:
+    """Refuse a topic, or a change of one, that could fill the store past its high-water mark.
+
+    ``limit_bytes`` is the store's hard limit; None, where only the disk limits it, allows all. A
+    change that does not raise a topic's budget is always allowed. Raises InvalidArgumentError that
+    names the sum, the limit and what to do.
+    """
+    if limit_bytes is None:
+        return
+    others_bytes = 0
+    before_bytes = 0
+    for topic in existing:
+        if topic.name == new.name:
+            before_bytes = topic.budget_bytes
+        else:
+            others_bytes += topic.budget_bytes
+    allowed_bytes = int(limit_bytes * limits.STORE_HIGH_WATER_RATIO)
+    sum_bytes = others_bytes + new.budget_bytes
+    if sum_bytes <= allowed_bytes or new.budget_bytes <= before_bytes:
+        return
+    left_bytes = max(0, allowed_bytes - others_bytes) // new.partitions
+    raise InvalidArgumentError(
+        f"{new.name!r} with {new.partitions} partitions of {format_bytes(new.retention_bytes)} "
+        f"each would bring all topics together to {sum_bytes} bytes; the store holds {limit_bytes} "
+        f"and {allowed_bytes} of it may be promised. Choose retention_bytes of at most "
+        f"{left_bytes}, lower it on other topics, delete topics, or give the store more memory",
+        field="retention_bytes",
+        details={
+            "sum_bytes": str(sum_bytes),
+            "allowed_bytes": str(allowed_bytes),
+            "limit_bytes": str(limit_bytes),
+            "retention_bytes_max": str(left_bytes),
+        },
+    )
+
+
+# The stored form.
+
+
+def encode_topic(config: TopicConfig) -> bytes:
+    """The stored form of a topic."""
+    return _encode(config)
+
+
+def decode_topic(data: bytes) -> TopicConfig:
+    """Read the stored form. Raises StoreError when a newer version wrote it, or it is damaged."""
+    return _decode(data, TopicConfig, "topic")
+
+
+def encode_subscription(config: SubscriptionConfig) -> bytes:
+    """The stored form of a subscription."""
+    return _encode(config)
+
+
+def decode_subscription(data: bytes) -> SubscriptionConfig:
+    """Read the stored form. Raises StoreError when a newer version wrote it, or it is damaged."""
+    return _decode(data, SubscriptionConfig, "subscription")
+
+
+def _encode(config: TopicConfig | SubscriptionConfig) -> bytes:
+    document = {"format": FORMAT} | config.unknown | msgspec.structs.asdict(config)
+    # Flat, so that a queue setting of a newer version is kept by ``unknown`` as well.
+    queue = document.pop("queue")
+    if queue is not None:
+        document |= msgspec.structs.asdict(queue)
+    del document["unknown"]
+    return msgspec.json.encode(document)
+
+
+def _decode(data: bytes, kind: type[_Config], what: str) -> _Config:
+    try:
+        document = msgspec.json.decode(data, type=dict[str, Any])
+        stored_format = document.pop("format", None)
+        if stored_format != FORMAT:
+            raise StoreError(
+                f"a stored {what} has format {stored_format!r}; this version reads {FORMAT}. Start "
+                "the version of MOM that wrote it, or a newer one",
+                code=ErrorCode.STORE_MISCONFIGURED,
+            )
+        queue = {
+            field: document.pop(field)
+            for field in QueueSettings.__struct_fields__
+            if field in document
+        }
+        unknown = {k: v for k, v in document.items() if k not in kind.__struct_fields__}
+        document |= {"queue": queue or None, "unknown": unknown}
+        return msgspec.convert(document, kind)
+    except msgspec.MsgspecError as error:
+        raise StoreError(
+            f"a stored {what} is damaged: {error}", code=ErrorCode.STORE_MISCONFIGURED
+        ) from None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 64 else f"{text[:61]}..."

@@ -1,0 +1,200 @@
+"""The gRPC boundary: identity in, errors out, ports that are taken."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from mom_broker.rpc.auth import Authenticator
+from mom_broker.rpc.peers import GrpcTransport
+from mom_broker.rpc.ports import Address, holder_of
+from mom_broker.rpc.server import RpcServer
+from mom_broker.rpc.system import SystemClock
+from mom_broker.storage.memory import MemoryStore
+from mom_core import access, catalog
+from mom_core.errors import (
+    ErrorCode,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    TimedOutError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from mom_core.ports import KeyWrite
+from mom_proto.v1 import master_pb2, master_pb2_grpc
+
+GET_TOPIC = "/mom.v1.Master/GetTopic"
+CLUSTER_TOKEN = "a-secret-of-the-cluster"
+
+
+class _Servicer(master_pb2_grpc.MasterServicer):
+    """Handlers that fail in the ways a handler can."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self.authenticator = authenticator
+
+    async def GetTopic(self, request: Any, context: Any) -> Any:
+        match request.name:
+            case "missing":
+                raise NotFoundError(
+                    "no topic 'missing'", field="name", retry_after_ms=7, details={"a": "b"}
+                )
+            case "defect":
+                raise KeyError("a secret detail")
+            case "huge":
+                raise NotFoundError("x" * 100_000, details={"a": "b" * 100_000})
+            case "slow":
+                await SystemClock().sleep(60_000)
+        who = self.authenticator.identity_of(context).name
+        return master_pb2.GetTopicResponse(topic={"name": who})
+
+    async def RegisterNode(self, beats: Any, context: Any) -> AsyncIterator[Any]:
+        async for _ in beats:
+            yield master_pb2.MasterBeat(partitions_placed=1)
+            raise NotFoundError("gone")
+
+
+class _Fixture:
+    def __init__(self, server: RpcServer, store: MemoryStore) -> None:
+        self.server = server
+        self.store = store
+        self.address = str(server.address)
+
+
+async def _serve(
+    *, open_to_all: bool, cluster_token: str | None = None, listen: Address | None = None
+) -> _Fixture:
+    clock = SystemClock()
+    store = MemoryStore(clock)
+    authenticator = Authenticator(store, clock, open_to_all, cluster_token)
+    await authenticator.start()
+    server = RpcServer(listen or Address("127.0.0.1", 0), authenticator, ["mom.v1.Master"])
+    master_pb2_grpc.add_MasterServicer_to_server(_Servicer(authenticator), server.grpc)
+    await server.start()
+    return _Fixture(server, store)
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[_Fixture]:
+    fixture = await _serve(open_to_all=True)
+    yield fixture
+    await fixture.server.stop(0)
+
+
+@pytest.fixture
+async def guarded() -> AsyncIterator[_Fixture]:
+    fixture = await _serve(open_to_all=False, cluster_token=CLUSTER_TOKEN)
+    yield fixture
+    await fixture.server.stop(0)
+    await fixture.store.close()
+
+
+@pytest.fixture
+async def transport() -> AsyncIterator[GrpcTransport]:
+    pool = GrpcTransport()
+    yield pool
+    await pool.close()
+
+
+def _request(name: str) -> bytes:
+    return master_pb2.GetTopicRequest(name=name).SerializeToString()
+
+
+async def test_an_error_arrives_as_it_was_raised(
+    opened: _Fixture, transport: GrpcTransport
+) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        await transport.call(opened.address, GET_TOPIC, _request("missing"), 5_000)
+    error = caught.value
+    assert (error.message, error.field) == ("no topic 'missing'", "name")
+    assert (error.retry_after_ms, error.details) == (7, {"a": "b"})
+
+
+async def test_a_defect_says_nothing_of_its_inside(
+    opened: _Fixture, transport: GrpcTransport
+) -> None:
+    with pytest.raises(InternalError) as caught:
+        await transport.call(opened.address, GET_TOPIC, _request("defect"), 5_000)
+    assert "secret" not in caught.value.message
+
+
+async def test_a_huge_error_is_cut_to_fit(opened: _Fixture, transport: GrpcTransport) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        await transport.call(opened.address, GET_TOPIC, _request("huge"), 5_000)
+    assert len(caught.value.message) == 1_024
+
+
+async def test_a_call_ends_at_its_time_limit(opened: _Fixture, transport: GrpcTransport) -> None:
+    with pytest.raises(TimedOutError):
+        await transport.call(opened.address, GET_TOPIC, _request("slow"), 50)
+
+
+async def test_a_peer_that_is_not_there(transport: GrpcTransport) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(UnavailableError):
+            await transport.call(address, GET_TOPIC, b"", 5_000)
+
+
+async def test_an_error_inside_a_stream(opened: _Fixture) -> None:
+    async with grpc.aio.insecure_channel(opened.address) as channel:
+        call = master_pb2_grpc.MasterStub(channel).RegisterNode(iter([master_pb2.NodeBeat()]))
+        assert (await call.read()).partitions_placed == 1
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_health_is_open_to_all_and_calls_are_not(
+    guarded: _Fixture, transport: GrpcTransport
+) -> None:
+    with pytest.raises(UnauthenticatedError):
+        await transport.call(guarded.address, GET_TOPIC, _request("a"), 5_000)
+    async with grpc.aio.insecure_channel(guarded.address) as channel:
+        reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_the_cluster_token_is_the_cluster(guarded: _Fixture) -> None:
+    pool = GrpcTransport(CLUSTER_TOKEN)
+    reply = await pool.call(guarded.address, GET_TOPIC, _request("a"), 5_000)
+    assert master_pb2.GetTopicResponse.FromString(reply).topic.name == "cluster"
+    await pool.close()
+
+
+async def test_a_token_from_the_store_and_its_revocation(guarded: _Fixture) -> None:
+    text, record = access.new_token("alice", ["admin"], random=os.urandom(40), created_at_ms=0)
+    key = catalog.token_key(record.token_id)
+    await guarded.store.write([KeyWrite(key, access.encode_token(record))])
+    pool = GrpcTransport(text)
+    reply = await pool.call(guarded.address, GET_TOPIC, _request("a"), 5_000)
+    assert master_pb2.GetTopicResponse.FromString(reply).topic.name == "alice"
+    await guarded.store.write([KeyWrite(key, None)])
+    with pytest.raises(UnauthenticatedError):
+        await pool.call(guarded.address, GET_TOPIC, _request("a"), 5_000)
+    await pool.close()
+
+
+async def test_a_taken_port_is_named_with_its_process() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(InvalidArgumentError) as caught:
+            await _serve(open_to_all=True, listen=Address("127.0.0.1", port))
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+    assert f"port {port}" in caught.value.message
+    assert f"pid {os.getpid()}" in caught.value.message
+
+
+def test_nobody_holds_a_free_port() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        assert holder_of(probe.getsockname()[1]) is None
