@@ -503,7 +503,7 @@ class Delivery:
 
     def _pass_skipped(self) -> None:
         """Move the cursor over offsets right above it that are no more."""
-        self.cursor = self._settled.end_at(self.cursor)
+        self.cursor = self._settled.end_at(max(self.cursor, self.floor))
 
     def _settle(self, first: int, end: int) -> None:
         self._settled.add(first, end)

@@ -159,15 +159,15 @@ def _decode_each(body: bytes, word: str, error: msgspec.ValidationError) -> list
             raws = _raw_records_decoder.decode(body).records
     except msgspec.ValidationError:
         raise invalid_json(error) from None
-    return [decode_item(raw, f"{word}[{index}]") for index, raw in enumerate(raws)]
+    return [decode_item(raw) for raw in raws]
 
 
-def decode_item(text: bytes | Raw, prefix: str = "") -> Item:
+def decode_item(text: bytes | Raw) -> Item:
     """The message that a JSON text is, or the error that says why it is none."""
     try:
         return _message_decoder.decode(text)
     except msgspec.ValidationError as error:
-        return invalid_json(error, prefix)
+        return invalid_json(error)
     except msgspec.DecodeError as error:
         return malformed_json(bytes(text), error)
 
@@ -272,7 +272,7 @@ def malformed_json(body: bytes, error: msgspec.DecodeError) -> InvalidArgumentEr
     )
 
 
-def invalid_json(error: msgspec.ValidationError, prefix: str = "") -> InvalidArgumentError:
+def invalid_json(error: msgspec.ValidationError) -> InvalidArgumentError:
     """The error of JSON of another shape; the field is the path of the value at fault."""
     text = str(error)
     found = _PATH.search(text)
@@ -281,7 +281,7 @@ def invalid_json(error: msgspec.ValidationError, prefix: str = "") -> InvalidArg
     named = _UNKNOWN_FIELD.search(reason) or _MISSING_FIELD.search(reason)
     if named:
         path = f"{path}.{named[1]}" if path else named[1]
-    field = ".".join(part for part in (prefix, path) if part) or "body"
+    field = path or "body"
     return InvalidArgumentError(f"{field}: {reason[0].lower()}{reason[1:]}", field=field)
 
 

@@ -40,7 +40,7 @@ class Server(Protocol):
 def run_server(
     store: Store, make: Callable[[Store], Server], *, http_host: str, http_port: int
 ) -> None:
-    """Run a server over a store until SIGTERM or SIGINT, then drain it; exit with what became of it.
+    """Run a server over a store until SIGTERM or SIGINT, then drain it and end the process.
 
     A second signal ends the process at once. ``http_port`` below 0 serves no health pages.
     """

@@ -1,0 +1,261 @@
+"""Creating, altering and deleting topics, queues and their subscriptions.
+
+Each is one atomic write, decided by the view of the leader: a topic comes with its first owners, a
+queue with its subscription, and what is refused leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from mom_broker.master.deletions import Deletions, deletion_write
+from mom_broker.master.placer import Placer
+from mom_broker.master.writer import ControlWriter
+from mom_broker.storage.catalog_view import CatalogView
+from mom_core import catalog, topics
+from mom_core.errors import ConflictError, InvalidArgumentError, NotFoundError, OverloadedError
+from mom_core.limits import SUBSCRIPTIONS_PER_TOPIC_MAX, TOPICS_MAX
+from mom_core.ports import KeyWrite, Random, Store
+from mom_core.topics import SubscriptionConfig, SubscriptionMode, TopicConfig, TopicKind
+
+TOPIC_ID_BYTES: Final = 16
+
+_Config = TypeVar("_Config", TopicConfig, SubscriptionConfig)
+
+
+class TopicAdmin:
+    """Changes topics, queues and subscriptions."""
+
+    def __init__(
+        self,
+        store: Store,
+        view: CatalogView,
+        writer: ControlWriter,
+        placer: Placer,
+        deletions: Deletions,
+        random: Random,
+    ) -> None:
+        self._store = store
+        self._view = view
+        self._writer = writer
+        self._placer = placer
+        self._deletions = deletions
+        self._random = random
+
+    def get(self, name: str, kind: TopicKind | None = None) -> TopicConfig:
+        """A topic or queue. Raises NotFoundError."""
+        found = self._view.topics.get(name)
+        if found is None:
+            what = kind.value if kind is not None else "topic or queue"
+            raise NotFoundError(f"no {what} {name[:256]!r}; create it first", field="name")
+        if kind is not None and found.kind is not kind:
+            raise NotFoundError(
+                f"no {kind} {name!r}: there is a {found.kind} of that name", field="name"
+            )
+        return found
+
+    async def create(
+        self, name: str, kind: TopicKind, wanted: Mapping[str, object]
+    ) -> tuple[TopicConfig, bool]:
+        """Create a topic or queue; whether it is new.
+
+        Raises InvalidArgumentError, or ConflictError whose ``differences`` tell what stands there.
+        """
+        new = topics.new_topic(
+            name,
+            kind,
+            wanted,
+            topic_id=self._random.bytes(TOPIC_ID_BYTES).hex(),
+            created_at_ms=self._store.now_ms(),
+        )
+        secret = self._random.bytes(topics.SECRET_BYTES)
+        limit_bytes = (await self._store.usage()).limit_bytes
+
+        def plan() -> tuple[Sequence[KeyWrite], tuple[TopicConfig, bool]]:
+            existing = self._view.topics.get(name)
+            if existing is not None:
+                _refuse_differences(existing, new, wanted)
+                return (), (existing, False)
+            if len(self._view.topics) >= TOPICS_MAX:
+                raise OverloadedError(
+                    f"there are {TOPICS_MAX} topics and queues, the most that a cluster holds. "
+                    "Delete some first"
+                )
+            topics.check_budget(self._view.topics.values(), new, limit_bytes)
+            return self._creation(new, secret), (new, True)
+
+        return await self._writer.apply(plan)
+
+    def _creation(self, new: TopicConfig, secret: bytes) -> list[KeyWrite]:
+        assignment = self._placer.assignment_for(new)
+        writes = [
+            KeyWrite(catalog.topic_key(new.name), topics.encode_topic(new), 0),
+            KeyWrite(catalog.assignment_key(new.topic_id), catalog.encode(assignment), 0),
+        ]
+        if new.kind is TopicKind.QUEUE:
+            subscription = topics.queue_subscription(new, secret)
+            writes.append(_subscription_write(new, subscription, 0))
+        return writes
+
+    async def alter(self, name: str, kind: TopicKind | None, patch: bytes) -> TopicConfig:
+        """Apply a JSON merge patch of the shown form.
+
+        Raises NotFoundError, or InvalidArgumentError that names the field.
+        """
+        changes = _decode_patch(patch)
+        limit_bytes = (await self._store.usage()).limit_bytes
+
+        def plan() -> tuple[Sequence[KeyWrite], TopicConfig]:
+            before = self.get(name, kind)
+            after = topics.patch_topic(before, changes)
+            if after == before:
+                return (), before
+            topics.check_budget(self._view.topics.values(), after, limit_bytes)
+            return self._alteration(before, after), after
+
+        return await self._writer.apply(plan)
+
+    def _alteration(self, before: TopicConfig, after: TopicConfig) -> list[KeyWrite]:
+        key = catalog.topic_key(after.name)
+        writes = [KeyWrite(key, topics.encode_topic(after), self._view.revisions[key])]
+        if after.partitions > before.partitions:
+            found = self._view.assignments.get(after.topic_id)
+            assignment = self._placer.assignment_for(after)
+            writes.append(
+                KeyWrite(
+                    catalog.assignment_key(after.topic_id),
+                    catalog.encode(assignment),
+                    found.revision if found is not None else 0,
+                )
+            )
+        if after.queue is not None and after.queue != before.queue:
+            subscription = self._view.subscriptions[after.topic_id][after.name]
+            changed = msgspec.structs.replace(subscription, queue=after.queue)
+            writes.append(_subscription_write(after, changed, None))
+        return writes
+
+    async def delete(self, name: str, kind: TopicKind | None) -> None:
+        """Delete a topic or queue with all that belongs to it. Raises NotFoundError."""
+
+        def plan() -> tuple[Sequence[KeyWrite], None]:
+            topic = self.get(name, kind)
+            key = catalog.topic_key(name)
+            subscriptions = self._view.subscriptions.get(topic.topic_id, {})
+            return [
+                KeyWrite(key, None, self._view.revisions[key]),
+                # Whatever revision it has: an owner that raises an epoch meanwhile loses.
+                KeyWrite(catalog.assignment_key(topic.topic_id), None),
+                *(
+                    KeyWrite(catalog.subscription_key(topic.topic_id, one), None)
+                    for one in subscriptions
+                ),
+                deletion_write(topic.topic_id, topic.partitions),
+            ], None
+
+        await self._writer.apply(plan)
+        self._deletions.wake()
+
+    # Subscriptions.
+
+    async def create_subscription(
+        self, topic_name: str, name: str, wanted: Mapping[str, object]
+    ) -> tuple[SubscriptionConfig, bool]:
+        """Create a subscription; whether it is new.
+
+        Raises NotFoundError for the topic, InvalidArgumentError, or ConflictError whose
+        ``differences`` tell what stands there.
+        """
+        new = topics.new_subscription(
+            name,
+            topic_name,
+            wanted,
+            created_at_ms=self._store.now_ms(),
+            secret=self._random.bytes(topics.SECRET_BYTES),
+        )
+
+        def plan() -> tuple[Sequence[KeyWrite], tuple[SubscriptionConfig, bool]]:
+            topic = self.get(topic_name)
+            standing = self._view.subscriptions.get(topic.topic_id, {})
+            existing = standing.get(name)
+            if existing is not None:
+                _refuse_differences(existing, new, wanted)
+                return (), (existing, False)
+            self._check_takes_subscription(topic, new, len(standing))
+            return [_subscription_write(topic, new, 0)], (new, True)
+
+        return await self._writer.apply(plan)
+
+    def _check_takes_subscription(
+        self, topic: TopicConfig, new: SubscriptionConfig, standing: int
+    ) -> None:
+        if topic.kind is TopicKind.QUEUE:
+            raise InvalidArgumentError(
+                f"{topic.name!r} is a queue and has the one subscription of its own name. Make a "
+                "topic for several subscriptions",
+                field="topic",
+            )
+        if standing >= SUBSCRIPTIONS_PER_TOPIC_MAX:
+            raise OverloadedError(
+                f"topic {topic.name!r} has {standing} subscriptions, the most that are allowed. "
+                f"Delete one before creating {new.name!r}"
+            )
+
+    async def delete_subscription(self, topic_name: str, name: str) -> None:
+        """Delete a subscription. Raises NotFoundError, and InvalidArgumentError for a queue's."""
+
+        def plan() -> tuple[Sequence[KeyWrite], None]:
+            topic = self.get(topic_name)
+            if topic.kind is TopicKind.QUEUE:
+                raise InvalidArgumentError(
+                    f"a queue can't be without its subscription; delete the queue {topic.name!r} "
+                    "itself",
+                    field="topic",
+                )
+            if name not in self._view.subscriptions.get(topic.topic_id, {}):
+                raise NotFoundError(
+                    f"topic {topic_name!r} has no subscription {name[:256]!r}", field="name"
+                )
+            return [KeyWrite(catalog.subscription_key(topic.topic_id, name), None)], None
+
+        await self._writer.apply(plan)
+
+
+def _subscription_write(
+    topic: TopicConfig, subscription: SubscriptionConfig, revision: int | None
+) -> KeyWrite:
+    key = catalog.subscription_key(topic.topic_id, subscription.name)
+    return KeyWrite(key, topics.encode_subscription(subscription), revision)
+
+
+def _refuse_differences(existing: _Config, new: _Config, wanted: Mapping[str, object]) -> None:
+    """Raise ConflictError unless what stands is what is wanted."""
+    differences = topics.diff(existing, new, wanted.keys())
+    if not differences:
+        return
+    kind = existing.kind.value if isinstance(existing, TopicConfig) else "subscription"
+    shown = "; ".join(
+        f"{field} is {one.existing!r}, not {one.wanted!r}" for field, one in differences.items()
+    )
+    raise ConflictError(
+        f"{existing.name!r} exists as another {kind}: {shown}. Alter it, or choose another name",
+        details={
+            "differences": json.dumps(
+                {field: one._asdict() for field, one in differences.items()}, default=str
+            )
+        },
+    )
+
+
+def _decode_patch(patch: bytes) -> Any:
+    try:
+        return msgspec.json.decode(patch)
+    except msgspec.DecodeError as error:
+        raise InvalidArgumentError(
+            f"merge_patch is no JSON: {error}", field="merge_patch"
+        ) from None
+
+

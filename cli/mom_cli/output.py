@@ -1,0 +1,92 @@
+"""Standard output: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+import msgspec
+
+from mom_core.quantities import format_bytes, format_duration
+
+
+def print_json(document: Any) -> None:
+    """One document, indented."""
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
+    """A table; numbers to the right. ``empty`` stands in its place on standard error if it has no
+    rows.
+    """
+    lines = [[_cell(value) for value in row] for row in rows]
+    if not lines:
+        click.echo(empty, err=True)
+        return
+    kinds = [all(_is_number(line[index]) for line in lines) for index in range(len(titles))]
+    widths = [max(len(line[index]) for line in [list(titles), *lines]) for index in range(len(titles))]
+    for line in [list(titles), *lines]:
+        cells = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, kinds, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def print_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Names and values, one a line."""
+    listed = [(name, _cell(value)) for name, value in facts]
+    width = max((len(name) for name, _ in listed), default=0)
+    for name, value in listed:
+        click.echo(f"{name.ljust(width)}  {value}".rstrip())
+
+
+def shown_time(time_ms: int) -> str:
+    """A moment in UTC, to the second."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def shown_rough_bytes(size_bytes: int) -> str:
+    """About how many bytes, for people."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def shown_setting(name: str, value: object) -> object:
+    """A setting of a topic as people write it."""
+    if name == "created_at_ms" and isinstance(value, int):
+        return shown_time(value)
+    if name == "retention_ms" and value == 0:
+        return "no limit by time"
+    if name == "max_deliveries" and value == 0:
+        return "no limit"
+    if name.endswith("_ms") and isinstance(value, int):
+        return format_duration(value)
+    if "bytes" in name and isinstance(value, int):
+        return format_bytes(value)
+    return value
+
+
+def shown_name(name: str) -> str:
+    """The name of a setting without its unit, where the value shows one."""
+    return {"created_at_ms": "created", "message_bytes_max": "message_max"}.get(
+        name, name.removesuffix("_ms").removesuffix("_bytes")
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.replace(",", "").isdigit()

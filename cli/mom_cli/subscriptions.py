@@ -1,0 +1,209 @@
+"""``mom subscription``: the durable, named readers of a topic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mom_cli.command import LazyGroup, examples, shared_of
+from mom_cli.connection import with_engine
+from mom_cli.output import print_facts, print_json, print_table, shown_name, shown_setting
+from mom_cli.settings import DURATION, POSITION, POSITION_HELP
+from mom_cli.topics import subscription_document
+from mom_client.engine import Engine
+from mom_core.errors import NotFoundError
+from mom_core.topics import SECRET_BYTES, SubscriptionConfig, new_subscription, show_subscription
+from mom_proto.v1 import broker_pb2
+
+_TOPIC = click.argument("topic", metavar="TOPIC")
+_NAME = click.argument("name", metavar="NAME")
+
+
+@click.group(cls=LazyGroup)
+def subscription() -> None:
+    """Subscriptions: durable, named readers of a topic.
+
+    Mode stream keeps an offset for each partition, which the members share; mode queue leases each
+    message to one worker.
+    """
+
+
+@subscription.command(
+    help="Create a subscription. The same again is no error; another under that name is one.\n\n"
+    + examples(
+        "mom subscription create orders billing",
+        "mom subscription create orders mail --mode queue --lease 30s --max-deliveries 5",
+    )
+)
+@_TOPIC
+@_NAME
+@click.option("--mode", type=click.Choice(["stream", "queue"]), default="stream", show_default=True)
+@click.option("--from", "start", type=POSITION, help=f"Where it begins: {POSITION_HELP}.")
+@click.option(
+    "--session",
+    "session_ms",
+    type=DURATION,
+    help="Stream mode: a member that is silent for longer loses its partitions.",
+)
+@click.option("--lease", "lease_ms", type=DURATION, help="Queue mode: the length of a lease.")
+@click.option("--max-deliveries", type=int, help="Queue mode: then give up; 0: never.")
+@click.pass_context
+def create(context: click.Context, topic: str, name: str, **settings: Any) -> None:
+    """Create a subscription."""
+    wanted = {key: value for key, value in settings.items() if value is not None}
+    # The master gives the time and the secret.
+    config = new_subscription(name, topic, wanted, created_at_ms=0, secret=bytes(SECRET_BYTES))
+
+    async def work(engine: Engine) -> tuple[SubscriptionConfig, bool]:
+        return await engine.create_subscription(config)
+
+    made, is_new = with_engine(context, work)
+    if shared_of(context).as_json:
+        print_json(show_subscription(made) | {"created": is_new})
+    else:
+        said = "created" if is_new else "stands already, with the same settings"
+        click.echo(f"subscription {name!r} of {topic!r} {said}: mode {made.mode}")
+
+
+@subscription.command(
+    "list",
+    help="List the subscriptions of a topic.\n\n" + examples("mom subscription list orders"),
+)
+@_TOPIC
+@click.pass_context
+def list_subscriptions(context: click.Context, topic: str) -> None:
+    """List the subscriptions of a topic."""
+
+    async def work(engine: Engine) -> list[SubscriptionConfig]:
+        return list((await engine.get_topic(topic)).subscriptions)
+
+    shown = [show_subscription(one) for one in with_engine(context, work)]
+    if shared_of(context).as_json:
+        print_json(shown)
+        return
+    names = ("name", "mode", "start", "created_at_ms")
+    print_table(
+        [shown_name(name).upper() for name in names],
+        ([shown_setting(name, one[name]) for name in names] for one in shown),
+        f"{topic!r} has no subscriptions; `mom subscription create {topic} NAME` makes one",
+    )
+
+
+@subscription.command(
+    help="Show a subscription: settings, and how far it is in each partition.\n\n"
+    + examples("mom subscription describe orders billing"),
+)
+@_TOPIC
+@_NAME
+@click.pass_context
+def describe(context: click.Context, topic: str, name: str) -> None:
+    """Show a subscription and its progress."""
+
+    async def work(engine: Engine) -> dict[str, Any]:
+        route = await engine.get_topic(topic)
+        config = next((one for one in route.subscriptions if one.name == name), None)
+        if config is None:
+            raise NotFoundError(
+                f"{topic!r} has no subscription {name!r}; `mom subscription list {topic}` lists them"
+            )
+        partitions = await engine.describe(topic)
+        progress = [_progress(one, name) for one in partitions]
+        return show_subscription(config) | {"partition_list": progress}
+
+    document = with_engine(context, work)
+    if shared_of(context).as_json:
+        print_json(document)
+        return
+    progress = document.pop("partition_list")
+    print_facts((shown_name(key), shown_setting(key, value)) for key, value in document.items())
+    click.echo()
+    columns = ("ready", "delayed", "leased")
+    if document["mode"] == "stream":
+        columns = ("committed_offset", "high_watermark", "lag", "member_id")
+    print_table(
+        ["PARTITION", *(column.upper() for column in columns)],
+        ([one["partition"], *(one.get(column, 0) for column in columns)] for one in progress),
+        "no partitions",
+    )
+
+
+def _progress(partition: broker_pb2.PartitionDescription, name: str) -> dict[str, Any]:
+    found = next((one for one in partition.subscriptions if one.name == name), None)
+    document: dict[str, Any] = {"partition": partition.partition}
+    if found is None:
+        return document
+    document |= subscription_document(found)
+    del document["name"], document["mode"]
+    if "committed_offset" in document:
+        document["high_watermark"] = partition.high_watermark
+        document["lag"] = max(0, partition.high_watermark - document["committed_offset"])
+    return document
+
+
+@subscription.command(
+    help="Set where a stream-mode subscription reads on: to replay, or to skip.\n\n"
+    + examples(
+        "mom subscription seek orders billing --to earliest",
+        "mom subscription seek orders billing --to timestamp:2026-01-31T08:00:00Z --dry-run",
+    ),
+)
+@_TOPIC
+@_NAME
+@click.option("--to", required=True, type=POSITION, help=f"{POSITION_HELP}.")
+@click.option("--partition", "partitions", type=int, multiple=True, help="Only this one; repeat.")
+@click.option("--force", is_flag=True, help="Also while members read; they start again from there.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be set.")
+@click.pass_context
+def seek(
+    context: click.Context,
+    topic: str,
+    name: str,
+    to: str,
+    partitions: tuple[int, ...],
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Set a subscription's offsets."""
+
+    async def work(engine: Engine) -> list[broker_pb2.OffsetCommit]:
+        return await engine.seek(
+            topic, name, to, partitions=partitions, force=force, dry_run=dry_run
+        )
+
+    found = with_engine(context, work)
+    rows = sorted((one.partition, one.offset) for one in found)
+    if shared_of(context).as_json:
+        offsets = [{"partition": partition, "offset": offset} for partition, offset in rows]
+        print_json({"topic": topic, "name": name, "dry_run": dry_run, "offsets": offsets})
+        return
+    click.echo(f"subscription {name!r} of {topic!r} {'would read' if dry_run else 'reads'} on at")
+    print_table(["PARTITION", "OFFSET"], rows, "no partitions")
+
+
+@subscription.command(
+    help="Delete a subscription and what it remembers. The topic's messages stay.\n\n"
+    + examples("mom subscription delete orders billing"),
+)
+@_TOPIC
+@_NAME
+@click.option("--if-exists", is_flag=True, help="Not there is no error.")
+@click.pass_context
+def delete(context: click.Context, topic: str, name: str, if_exists: bool) -> None:
+    """Delete a subscription."""
+
+    async def work(engine: Engine) -> bool:
+        try:
+            await engine.delete_subscription(topic, name)
+        except NotFoundError:
+            if not if_exists:
+                raise
+            return False
+        return True
+
+    deleted = with_engine(context, work)
+    if shared_of(context).as_json:
+        print_json({"topic": topic, "name": name, "deleted": deleted})
+    else:
+        said = "deleted" if deleted else "was not there"
+        click.echo(f"subscription {name!r} of {topic!r} {said}")

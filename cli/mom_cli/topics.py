@@ -1,0 +1,298 @@
+"""``mom topic`` and ``mom queue``: two faces of one resource.
+
+The commands of both are made by the same functions, so that they can't drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+import msgspec
+
+from mom_cli.command import LazyGroup, examples, shared_of
+from mom_cli.connection import with_engine
+from mom_cli.output import (
+    print_facts,
+    print_json,
+    print_table,
+    shown_name,
+    shown_rough_bytes,
+    shown_setting,
+)
+from mom_cli.settings import DURATION, SIZE
+from mom_client.engine import Engine
+from mom_core.errors import NotFoundError
+from mom_core.topics import TopicConfig, TopicKind, new_topic, show_subscription, show_topic
+from mom_proto.v1 import broker_pb2, types_pb2
+
+_PLACEHOLDER_ID = "0" * 32  # The master gives the real one.
+
+
+def _settings(kind: TopicKind) -> list[click.Option]:
+    options = [
+        click.Option(["--partitions"], type=int, help="Partitions: how many can share the work."),
+        click.Option(
+            ["--retention", "retention_ms"],
+            type=DURATION,
+            help="Keep messages this long, such as 168h; 0: no limit by time.",
+        ),
+        click.Option(
+            ["--retention-bytes"],
+            type=SIZE,
+            help="Keep this much in each partition, such as 10Gi.",
+        ),
+        click.Option(
+            ["--message-bytes-max"], type=SIZE, help="The largest message, up to 8Mi."
+        ),
+    ]
+    if kind is TopicKind.QUEUE:
+        options += [
+            click.Option(
+                ["--lease", "lease_ms"],
+                type=DURATION,
+                help="How long a worker has a message to itself, such as 30s.",
+            ),
+            click.Option(
+                ["--max-deliveries"],
+                type=int,
+                help="Give up on a message after so many deliveries; 0: never.",
+            ),
+        ]
+    return options
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _create(kind: TopicKind, context: click.Context, name: str, **settings: Any) -> None:
+    wanted = new_topic(
+        name, kind, _given(settings), topic_id=_PLACEHOLDER_ID, created_at_ms=0
+    )
+
+    async def work(engine: Engine) -> tuple[TopicConfig, bool]:
+        return await engine.create_topic(wanted)
+
+    made, is_new = with_engine(context, work)
+    if shared_of(context).as_json:
+        print_json(show_topic(made) | {"created": is_new})
+    else:
+        said = "created" if is_new else "stands already, with the same settings"
+        click.echo(f"{kind} {name!r} {said}: {_partitions(made)}")
+
+
+def _partitions(config: TopicConfig) -> str:
+    return f"{config.partitions} partition{'s' if config.partitions != 1 else ''}"
+
+
+def _list(kind: TopicKind, context: click.Context) -> None:
+    async def work(engine: Engine) -> list[TopicConfig]:
+        found: list[TopicConfig] = []
+        page_token = ""
+        while True:
+            page = await engine.list_topics(kind, 1_000, page_token)
+            found += page.topics
+            page_token = page.next_page_token
+            if not page_token:
+                return found
+
+    found = with_engine(context, work)
+    shown = [show_topic(config) for config in found]
+    if shared_of(context).as_json:
+        print_json(shown)
+        return
+    names = [name for name in (shown[0] if shown else ()) if name not in ("kind", "topic_id")]
+    print_table(
+        [shown_name(name).upper() for name in names],
+        ([shown_setting(name, one[name]) for name in names] for one in shown),
+        f"no {kind}s yet; `mom {kind} create NAME` makes one",
+    )
+
+
+def _describe(kind: TopicKind, context: click.Context, name: str) -> None:
+    async def work(engine: Engine) -> dict[str, Any]:
+        route = await engine.get_topic(name)
+        if route.config.kind is not kind:
+            raise NotFoundError(
+                f"{name!r} is a {route.config.kind}, not a {kind}; "
+                f"use `mom {route.config.kind} describe {name}`"
+            )
+        partitions = await engine.describe(name)
+        subscriptions = [show_subscription(one) for one in route.subscriptions]
+        return show_topic(route.config) | {
+            "partition_list": [partition_document(one) for one in partitions],
+            "subscriptions": [one for one in subscriptions if one["name"] != name],
+        }
+
+    document = with_engine(context, work)
+    if shared_of(context).as_json:
+        print_json(document)
+    else:
+        _print_description(kind, document)
+
+
+def _print_description(kind: TopicKind, document: dict[str, Any]) -> None:
+    partitions = document.pop("partition_list")
+    subscriptions = document.pop("subscriptions")
+    print_facts((shown_name(name), shown_setting(name, value)) for name, value in document.items())
+    click.echo()
+    titles = ["PARTITION", "NODE", "EPOCH", "FIRST", "NEXT", "SIZE"]
+    columns = ["ready", "delayed", "leased"] if kind is TopicKind.QUEUE else []
+    print_table(
+        titles + [column.upper() for column in columns],
+        (
+            [
+                one["partition"],
+                one["node_id"] or "(no owner)",
+                one["epoch"],
+                one["log_start"],
+                one["high_watermark"],
+                shown_rough_bytes(one["size_bytes"]),
+                *_counts(one["subscriptions"], document["name"], columns),
+            ]
+            for one in partitions
+        ),
+        "no partitions",
+    )
+    if subscriptions:
+        click.echo()
+        print_table(
+            ["SUBSCRIPTION", "MODE", "START"],
+            ([one["name"], one["mode"], one["start"]] for one in subscriptions),
+            "",
+        )
+
+
+def _counts(
+    subscriptions: Iterable[Mapping[str, Any]], name: str, columns: Iterable[str]
+) -> list[int]:
+    mine = next((one for one in subscriptions if one["name"] == name), None)
+    return [mine[column] if mine else 0 for column in columns]
+
+
+def partition_document(partition: broker_pb2.PartitionDescription) -> dict[str, Any]:
+    """The shown form of a partition's counts."""
+    return {
+        "partition": partition.partition,
+        "node_id": partition.node_id,
+        "epoch": partition.epoch,
+        "log_start": partition.log_start,
+        "high_watermark": partition.high_watermark,
+        "size_bytes": partition.size_bytes,
+        "subscriptions": [subscription_document(one) for one in partition.subscriptions],
+    }
+
+
+def subscription_document(counts: broker_pb2.SubscriptionDescription) -> dict[str, Any]:
+    """The shown form of a subscription's counts in one partition."""
+    if counts.mode == types_pb2.SUBSCRIPTION_MODE_QUEUE:
+        return {
+            "name": counts.name,
+            "mode": "queue",
+            "ready": counts.ready,
+            "delayed": counts.delayed,
+            "leased": counts.leased,
+        }
+    return {
+        "name": counts.name,
+        "mode": "stream",
+        "committed_offset": counts.committed_offset,
+        "member_id": counts.member_id,
+        "members": counts.members,
+    }
+
+
+def _alter(kind: TopicKind, context: click.Context, name: str, **settings: Any) -> None:
+    patch = _given(settings)
+    if not patch:
+        raise click.UsageError("nothing to alter: give at least one setting", context)
+
+    async def work(engine: Engine) -> TopicConfig:
+        return await engine.alter_topic(name, kind, msgspec.json.encode(patch))
+
+    altered = show_topic(with_engine(context, work))
+    if shared_of(context).as_json:
+        print_json(altered)
+    else:
+        said = ", ".join(f"{shown_name(one)} {shown_setting(one, altered[one])}" for one in patch)
+        click.echo(f"{kind} {name!r} altered: {said}")
+
+
+def _delete(kind: TopicKind, context: click.Context, name: str, if_exists: bool) -> None:
+    async def work(engine: Engine) -> bool:
+        try:
+            await engine.delete_topic(name, kind)
+        except NotFoundError:
+            if not if_exists:
+                raise
+            return False
+        return True
+
+    deleted = with_engine(context, work)
+    if shared_of(context).as_json:
+        print_json({"name": name, "deleted": deleted})
+    else:
+        click.echo(f"{kind} {name!r} " + ("deleted" if deleted else "was not there"))
+
+
+def _help(kind: TopicKind, verb: str) -> str:
+    sample = "orders" if kind is TopicKind.TOPIC else "jobs"
+    texts = {
+        "create": (
+            f"Create a {kind}. The same again is no error; another under that name is one.",
+            f"mom {kind} create {sample} --partitions 3"
+            + (" --retention 168h" if kind is TopicKind.TOPIC else " --lease 30s"),
+        ),
+        "list": (f"List the {kind}s.", f"mom {kind} list --output json"),
+        "describe": (
+            f"Show a {kind}: settings, partitions and their owners, and what is in them.",
+            f"mom {kind} describe {sample}",
+        ),
+        "alter": (
+            f"Change settings of a {kind}. Partitions may grow, and never become fewer.",
+            f"mom {kind} alter {sample} --retention 24h --retention-bytes 10Gi",
+        ),
+        "delete": (
+            f"Delete a {kind} with all its messages. There is no undo.",
+            f"mom {kind} delete {sample}",
+        ),
+    }
+    said, example = texts[verb]
+    return f"{said}\n\n{examples(example)}"
+
+
+def _group(kind: TopicKind) -> click.Group:
+    said = {
+        TopicKind.TOPIC: "Topics: messages in partitions, kept for a time, that can be replayed.",
+        TopicKind.QUEUE: "Queues: each message leased to one worker until it is acknowledged.",
+    }
+    group = LazyGroup(kind.value, help=said[kind])
+    name = click.Argument(["name"], metavar="NAME")
+    settings = _settings(kind)
+    missing = click.Option(["--if-exists"], is_flag=True, help="Not there is no error.")
+    for verb, run, parameters in (
+        ("create", _create, [name, *settings]),
+        ("list", _list, []),
+        ("describe", _describe, [name]),
+        ("alter", _alter, [name, *settings]),
+        ("delete", _delete, [name, missing]),
+    ):
+        callback = _bound(run, kind)
+        group.add_command(
+            group.command_class(verb, params=parameters, callback=callback, help=_help(kind, verb))
+        )
+    return group
+
+
+def _bound(run: Any, kind: TopicKind) -> Any:
+    @click.pass_context
+    def callback(context: click.Context, /, **values: Any) -> None:
+        run(kind, context, **values)
+
+    return callback
+
+
+topic = _group(TopicKind.TOPIC)
+queue = _group(TopicKind.QUEUE)

@@ -1,0 +1,211 @@
+"""The one boundary to gRPC: channels, bytes in and out, and errors translated once.
+
+No other module of the client touches grpc, and this one imports it only when a connection is opened:
+an application that imports the client and then forks has started nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.message import DecodeError
+
+from mom_core import limits
+from mom_core.errors import (
+    ErrorCode,
+    InternalError,
+    InvalidArgumentError,
+    MomError,
+    UnavailableError,
+    error_of,
+)
+from mom_proto.v1 import types_pb2
+
+if TYPE_CHECKING:
+    import grpc
+
+ERROR_METADATA_KEY: Final = "mom-error-bin"
+
+# Connections held at a time; nodes that left the routing table are closed long before.
+CONNECTIONS_MAX: Final = 1_024
+# A silent server is noticed within the sum of these two while calls wait for it.
+KEEPALIVE_INTERVAL_MS: Final = 2_000
+KEEPALIVE_TIMEOUT_MS: Final = 2_000
+_RECONNECT_MS_FIRST: Final = 50
+_RECONNECT_MS_MAX: Final = 1_000
+
+_CHANNEL_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", limits.GRPC_MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", limits.GRPC_MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", KEEPALIVE_INTERVAL_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS_FIRST),
+    ("grpc.min_reconnect_backoff_ms", _RECONNECT_MS_FIRST),
+    ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS_MAX),
+    # Retries are ours: they know the routing table and the producer's sequence.
+    ("grpc.enable_retries", 0),
+    # MOM's nodes are reached directly, whatever proxy the environment names for the web.
+    ("grpc.enable_http_proxy", 0),
+    # Closing a channel then closes its connection, which forking rests on.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+# What a bare status means when no Error came along: the transport itself failed, or a proxy spoke.
+_CODES_OF_BARE_STATUS: Final = {
+    "INVALID_ARGUMENT": ErrorCode.INVALID_ARGUMENT,
+    "UNAUTHENTICATED": ErrorCode.UNAUTHENTICATED,
+    "PERMISSION_DENIED": ErrorCode.FORBIDDEN,
+    "NOT_FOUND": ErrorCode.NOT_FOUND,
+    "UNIMPLEMENTED": ErrorCode.METHOD_NOT_ALLOWED,
+    "RESOURCE_EXHAUSTED": ErrorCode.OVERLOADED,
+    "DEADLINE_EXCEEDED": ErrorCode.TIMEOUT,
+    "UNAVAILABLE": ErrorCode.UNAVAILABLE,
+    "CANCELLED": ErrorCode.UNAVAILABLE,
+    "ABORTED": ErrorCode.UNAVAILABLE,
+}
+
+
+def error_from_proto(error: types_pb2.Error) -> MomError:
+    """The exception of an item's error."""
+    return error_of(
+        error.code,
+        error.message,
+        field=error.field or None,
+        retry_after_ms=error.retry_after_ms or None,
+        details=dict(error.details),
+    )
+
+
+def error_to_proto(error: MomError) -> types_pb2.Error:
+    """The wire form of an error."""
+    return types_pb2.Error(
+        code=error.code.value,
+        message=error.message,
+        field=error.field or "",
+        retry_after_ms=error.retry_after_ms or 0,
+        details=error.details,
+    )
+
+
+def error_from_rpc(error: grpc.aio.AioRpcError, address: str, method: str) -> MomError:
+    """What the peer reported, or what the failed transport comes down to."""
+    metadata: Iterable[tuple[str, str | bytes]] = error.trailing_metadata() or ()
+    for key, value in metadata:
+        if key == ERROR_METADATA_KEY and isinstance(value, bytes):
+            try:
+                return error_from_proto(types_pb2.Error.FromString(value))
+            except DecodeError:
+                break
+    status = error.code().name
+    code = _CODES_OF_BARE_STATUS.get(status, ErrorCode.INTERNAL)
+    reason = error.details() or status.lower()
+    if code is ErrorCode.TIMEOUT:
+        reason = "no answer in time"
+    return error_of(code.value, f"{address} ({method.rpartition('/')[2]}): {reason}")
+
+
+def check_address(address: str) -> str:
+    """Return ``host:port`` if it is one, else raise InvalidArgumentError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536 or "/" in address:
+        raise InvalidArgumentError(
+            f"address {address!r} is not host:port, such as 127.0.0.1:7071", field="addresses"
+        )
+    return address
+
+
+class Connections:
+    """Channels to processes by address: the Transport port over gRPC.
+
+    Belongs to the event loop on which it is first used.
+    """
+
+    def __init__(self, token: str | None = None) -> None:
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._methods: dict[tuple[str, str], Callable[..., Any]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def call(self, address: str, method: str, request: bytes, timeout_ms: int) -> bytes:
+        """Call ``method`` (``/mom.v1.Broker/Fetch``) at ``host:port``.
+
+        Raises the MomError that the peer reported, UnavailableError when it can't be reached, or
+        TimedOutError.
+        """
+        import grpc
+
+        call = self._methods.get((address, method))
+        if call is None:
+            call = self._channel(address).unary_unary(method)
+            self._methods[address, method] = call
+        try:
+            reply: bytes = await call(
+                request, timeout=timeout_ms / 1000, metadata=self._metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error, address, method) from None
+        except asyncio.CancelledError:
+            raise self._cancelled(address) from None
+        except grpc.aio.UsageError:
+            raise UnavailableError(f"the connection to {address} was closed") from None
+        return reply
+
+    async def stream(self, address: str, method: str, request: bytes) -> AsyncIterator[bytes]:
+        """Call a method that answers with a stream. Raises as :meth:`call`."""
+        import grpc
+
+        try:
+            call = self._channel(address).unary_stream(method)
+            async for reply in call(request, metadata=self._metadata):
+                yield reply
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error, address, method) from None
+        except asyncio.CancelledError:
+            raise self._cancelled(address) from None
+        except grpc.aio.UsageError:
+            raise UnavailableError(f"the connection to {address} was closed") from None
+
+    def _cancelled(self, address: str) -> BaseException:
+        """Tell our own cancellation from gRPC's, which reports a closed channel as one too."""
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            return asyncio.CancelledError()
+        return UnavailableError(f"the connection to {address} was closed")
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        if self._closed:
+            raise UnavailableError("the client was closed")
+        channel = self._channels.get(address)
+        if channel is None:
+            if len(self._channels) >= CONNECTIONS_MAX:
+                raise InternalError(f"more than {CONNECTIONS_MAX} connections are open")
+            import grpc
+
+            channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+            self._channels[address] = channel
+        return channel
+
+    def keep_only(self, addresses: set[str]) -> None:
+        """Close connections to processes that are no more."""
+        for address in [one for one in self._channels if one not in addresses]:
+            channel = self._channels.pop(address)
+            self._forget_methods(address)
+            task = asyncio.get_running_loop().create_task(channel.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def _forget_methods(self, address: str) -> None:
+        for key in [key for key in self._methods if key[0] == address]:
+            del self._methods[key]
+
+    async def close(self) -> None:
+        """Close all connections. Calls under way end with UnavailableError."""
+        self._closed = True
+        channels = list(self._channels.values())
+        self._channels.clear()
+        self._methods.clear()
+        await asyncio.gather(*(channel.close() for channel in channels), *self._closing)
