@@ -76,7 +76,7 @@ def list_subscriptions(context: click.Context, topic: str) -> None:
     """List the subscriptions of a topic."""
 
     async def work(engine: Engine) -> list[SubscriptionConfig]:
-        return list((await engine.get_topic(topic)).subscriptions)
+        return list((await engine.get_topic(topic)).subscriptions.values())
 
     shown = [show_subscription(one) for one in with_engine(context, work)]
     if shared_of(context).as_json:
@@ -102,11 +102,7 @@ def describe(context: click.Context, topic: str, name: str) -> None:
 
     async def work(engine: Engine) -> dict[str, Any]:
         route = await engine.get_topic(topic)
-        config = next((one for one in route.subscriptions if one.name == name), None)
-        if config is None:
-            raise NotFoundError(
-                f"{topic!r} has no subscription {name!r}; `mom subscription list {topic}` lists them"
-            )
+        config = route.subscription(name)
         partitions = await engine.describe(topic)
         progress = [_progress(one, name) for one in partitions]
         return show_subscription(config) | {"partition_list": progress}

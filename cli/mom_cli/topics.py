@@ -120,7 +120,7 @@ def _describe(kind: TopicKind, context: click.Context, name: str) -> None:
                 f"use `mom {route.config.kind} describe {name}`"
             )
         partitions = await engine.describe(name)
-        subscriptions = [show_subscription(one) for one in route.subscriptions]
+        subscriptions = [show_subscription(one) for one in route.subscriptions.values()]
         return show_topic(route.config) | {
             "partition_list": [partition_document(one) for one in partitions],
             "subscriptions": [one for one in subscriptions if one["name"] != name],

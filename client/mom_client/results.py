@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from mom_core.ids import id_text, message_id
+from mom_core.topics import TopicConfig
 
 
 class PublishedBatch(msgspec.Struct, frozen=True):
@@ -19,6 +20,8 @@ class PublishedBatch(msgspec.Struct, frozen=True):
     durability: str
     duplicate: bool
     created: bool = False
+    own_ids: dict[int, bytes] | None = None
+    """Ids that producers gave themselves, by the message's place in the batch."""
 
 
 class Published(msgspec.Struct, frozen=True, gc=False):
@@ -27,7 +30,6 @@ class Published(msgspec.Struct, frozen=True, gc=False):
     batch: PublishedBatch
     index: int
     """The message's place in its batch."""
-    own_id: bytes | None = None
 
     @property
     def partition(self) -> int:
@@ -47,7 +49,10 @@ class Published(msgspec.Struct, frozen=True, gc=False):
     @property
     def id(self) -> bytes:
         """The message's id: 16 bytes, a UUIDv7 unless the producer gave another."""
-        return self.own_id or message_id(self.batch.base_id, self.index)
+        own_ids = self.batch.own_ids
+        if own_ids is not None and self.index in own_ids:
+            return own_ids[self.index]
+        return message_id(self.batch.base_id, self.index)
 
     @property
     def id_text(self) -> str:
@@ -113,6 +118,3 @@ class TopicPage(NamedTuple):
     topics: list[TopicConfig]
     next_page_token: str
     """Empty at the end."""
-
-
-from mom_core.topics import TopicConfig  # noqa: E402

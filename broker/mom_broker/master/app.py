@@ -27,7 +27,7 @@ from mom_core.ports import Clock, Random, Store
 from mom_proto.v1 import master_pb2_grpc
 
 SERVICE: Final = "mom.v1.Master"
-# Calls under way may finish for this long; node streams end at once, with the term.
+# Calls under way may finish for this long; the streams of nodes end at once, with the term.
 STOP_GRACE_MS: Final = 1_000
 # Tells apart the processes that lead under one id, one after the other.
 HOLDER_BYTES: Final = 8
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class Master:
-    """One master process. The store is open before :meth:`start` and closed by who opened it."""
+    """One master process. Whoever gives the store opens it before, and closes it after."""
 
     def __init__(
         self,
@@ -49,28 +49,69 @@ class Master:
         self.settings = settings
         self.registry = registry if registry is not None else CollectorRegistry()
         """Where this master's metrics are."""
-        self._store = store
-        self._clock = clock
-        self._random = random
+        self.address = settings.advertise or settings.listen
+        """Where it is reached, after :meth:`start`."""
         self._view = CatalogView(store, clock)
         self._authenticator = Authenticator(
             store, clock, settings.open_to_all, settings.cluster_token
         )
         self._server = RpcServer(parse_address(settings.listen), self._authenticator, (SERVICE,))
-        self._leadership: Leadership | None = None
+        unique = random.bytes(HOLDER_BYTES).hex()
+        self._leadership = Leadership(
+            store,
+            self._view,
+            clock,
+            holder=f"{settings.master_id}/{unique}",
+            master_id=settings.master_id or f"master-{unique}",
+            on_start=self._begin_term,
+            on_end=self._end_term,
+        )
+        writer = ControlWriter(store, self._view, self._leadership, clock)
+        self._nodes = Registry(store, self._view, writer, clock, self.registry)
+        self._placer = Placer(self._view, writer, clock, self.registry)
+        self._deletions = Deletions(store, writer, clock)
+        self._cluster = Cluster(
+            store,
+            self._view,
+            writer,
+            self._nodes,
+            self._leadership,
+            clock=clock,
+            random=random,
+        )
+        topics = TopicAdmin(store, self._view, writer, self._placer, self._deletions, random)
+        master_pb2_grpc.add_MasterServicer_to_server(
+            MasterService(
+                self._view,
+                self._authenticator,
+                self._leadership,
+                self._nodes,
+                topics,
+                TokenAdmin(store, writer, random),
+                self._cluster,
+            ),
+            self._server.grpc,
+        )
         self._leading_task: asyncio.Task[None] | None = None
         self._term_tasks: list[asyncio.Task[None]] = []
-        self.address = settings.advertise or settings.listen
-        """Where it is reached, after :meth:`start`."""
+        self._add_gauges()
+
+    def _add_gauges(self) -> None:
+        gauges = {
+            "leading": ("1 while this master leads.", lambda: float(self.leading)),
+            "topics": ("Topics and queues.", lambda: len(self._view.topics)),
+        }
+        for name, (text, read) in gauges.items():
+            Gauge(f"mom_master_{name}", text, registry=self.registry).set_function(read)
 
     @property
     def leading(self) -> bool:
         """Whether this master leads."""
-        return self._leadership is not None and self._leadership.leading
+        return self._leadership.leading
 
     def ready(self) -> tuple[bool, str]:
-        """Whether it serves or stands by; a master that does not lead is ready, too."""
-        if self._leadership is None:
+        """Whether it leads or stands by, and one line that says which."""
+        if self._leading_task is None:
             return False, "starting"
         return True, "leads" if self.leading else "stands by"
 
@@ -78,23 +119,45 @@ class Master:
         """Listen, and lead when possible. Raises InvalidArgumentError when the port is taken."""
         await self._view.start()
         await self._authenticator.start()
-        # The address is part of what the leader signs, so the port has to be known first. Calls that
-        # come in the moment between are answered once the parts are in place.
-        service = _Late()
-        master_pb2_grpc.add_MasterServicer_to_server(service, self._server.grpc)
         await self._server.start()
-        self.address = self.settings.advertise or str(self._server.address)
-        service.inner = self._build()
-        assert self._leadership is not None, "built above"
+        if not self.settings.advertise:
+            self.address = str(self._server.address)
+        self._leadership.address = self.address
         self._leading_task = asyncio.create_task(self._leadership.run(), name="leadership")
-        _log.info("master serves", extra={"address": self.address})
+        _log.info("master serves at %s", self.address)
 
     async def stop(self) -> None:
-        """Hand over the lead, end the calls, and stop."""
+        """Hand over the lead, end the calls under way, and stop."""
         if self._leading_task is not None:
-            self._leading_task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._leading_task
+            await _cancelled(self._leading_task)
         await self._server.stop(STOP_GRACE_MS)
         await self._authenticator.close()
         await self._view.close()
+
+    async def _begin_term(self) -> None:
+        await self._nodes.begin_term()
+        self._term_tasks = [
+            asyncio.create_task(part.run(), name=f"{type(part).__name__} of a term")
+            for part in (self._nodes, self._placer, self._deletions, self._cluster)
+        ]
+        for task in self._term_tasks:
+            task.add_done_callback(self._on_part_ended)
+
+    async def _end_term(self) -> None:
+        tasks, self._term_tasks = self._term_tasks, []
+        for task in tasks:
+            await _cancelled(task)
+        self._nodes.end_term(self._leadership.not_leader())
+
+    def _on_part_ended(self, task: asyncio.Task[None]) -> None:
+        """A part never ends by itself, unless by a defect: then another master may do better."""
+        if not task.cancelled():
+            _log.error("%s ended by a defect", task.get_name(), exc_info=task.exception())
+            self._leadership.depose()
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end, whatever it ended with."""
+    task.cancel()
+    with suppress(asyncio.CancelledError, Exception):
+        await task

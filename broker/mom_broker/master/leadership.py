@@ -61,7 +61,6 @@ class Leadership:
         *,
         holder: str,
         master_id: str,
-        address: str,
         on_start: Callable[[], Awaitable[None]],
         on_end: Callable[[], Awaitable[None]],
     ) -> None:
@@ -75,12 +74,13 @@ class Leadership:
         self._clock = clock
         self._holder = holder
         self._master_id = master_id
-        self._address = address
         self._on_start = on_start
         self._on_end = on_end
         self._ends_at_ms = 0
         self._deposed = asyncio.Event()
         self._leader_changed = asyncio.Event()
+        self.address = ""
+        """What to sign with: where this master is reached. Set before :meth:`run`."""
         self.fence: Fence | None = None
         """Set while this master leads."""
 
@@ -98,7 +98,7 @@ class Leadership:
     def not_leader(self) -> RoutingError:
         """The error of a call that only the leader can serve."""
         leader = self._view.leader
-        if leader is None or leader.address == self._address:
+        if leader is None or leader.address == self.address:
             return RoutingError(
                 "no master leads at the moment; try again shortly",
                 code=ErrorCode.NOT_LEADER,
@@ -172,7 +172,7 @@ class Leadership:
 
     async def _sign(self, token: int) -> Fence:
         """Write the leader's record, over whatever stands there."""
-        record = LeaderRecord(master_id=self._master_id, address=self._address, token=token)
+        record = LeaderRecord(master_id=self._master_id, address=self.address, token=token)
         while True:
             standing = await self._store.get(LEADER_KEY)
             revision = standing.revision if standing is not None else 0

@@ -1,9 +1,9 @@
 """Which nodes are there.
 
-A node keeps a stream to the leader. It is lost when its heartbeats stop for HEARTBEAT_TIMEOUT_MS, or
-when its stream breaks and no other comes within RECONNECT_GRACE_MS: a killed process costs little
-time, and a hiccup of the network moves nothing. A node that says it is leaving becomes ``draining``,
-is told how many partitions it still has, and is forgotten when its stream ends.
+A node keeps a stream to the leader. It is lost when its heartbeats stop for HEARTBEAT_TIMEOUT_MS,
+or when its stream breaks and no other comes within RECONNECT_GRACE_MS: a killed process costs
+little time, and a hiccup of the network moves nothing. A node that says it is leaving becomes
+``draining``, is told how many partitions it still has, and is forgotten when its stream ends.
 
 Every node has one deadline, and each of the rules above only sets it: a heartbeat, a broken stream,
 or the beginning of a term, since a new leader can't know how long a node has been silent and so

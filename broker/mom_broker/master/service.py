@@ -251,7 +251,7 @@ async def _first(wait: Any, reader: asyncio.Task[None]) -> None:
         waiting.cancel()
 
 
-def _kind(message: types_pb2.TopicKind) -> TopicKind | None:
+def _kind(message: types_pb2.TopicKind.ValueType) -> TopicKind | None:
     if not message:
         return None
     kind = _KIND_OF.get(message)

@@ -20,7 +20,7 @@ from mom_core import catalog, topics
 from mom_core.errors import ConflictError, InvalidArgumentError, NotFoundError, OverloadedError
 from mom_core.limits import SUBSCRIPTIONS_PER_TOPIC_MAX, TOPICS_MAX
 from mom_core.ports import KeyWrite, Random, Store
-from mom_core.topics import SubscriptionConfig, SubscriptionMode, TopicConfig, TopicKind
+from mom_core.topics import SubscriptionConfig, TopicConfig, TopicKind
 
 TOPIC_ID_BYTES: Final = 16
 
@@ -257,5 +257,3 @@ def _decode_patch(patch: bytes) -> Any:
         raise InvalidArgumentError(
             f"merge_patch is no JSON: {error}", field="merge_patch"
         ) from None
-
-

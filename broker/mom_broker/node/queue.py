@@ -58,6 +58,8 @@ class QueueReader:
         self._journal = journal
         self._now_ms = now_ms
         self._new_lease_id = new_lease_id
+        self._armed: asyncio.TimerHandle | None = None
+        self._armed_ms = 0
         self._skip_what_is_gone()
 
     def has_ready(self) -> bool:
@@ -76,20 +78,38 @@ class QueueReader:
             offset, self._partition.high_watermark, self._now_ms(), messages_max
         )
 
-    def next_event_ms(self) -> int | None:
-        """How long until a lease ends or a delay is over; None when nothing is due."""
-        due_ms = self.delivery.next_event_ms()
-        return None if due_ms is None else max(0, due_ms - self._now_ms())
-
     def counts(self) -> DeliveryCounts:
         """Messages by state."""
         self._expire()
         return self.delivery.counts(self._partition.high_watermark, self._now_ms())
 
     def wake(self) -> None:
-        """Wake a waiting receive if there is something for it."""
-        if len(self.ready) and (self._partition.lost is not None or self.has_ready()):
+        """Wake a waiting receive if there is something for it, else see to it that time does."""
+        if self._partition.lost is not None:
+            self.ready.wake_all()
+        elif len(self.ready) and self.has_ready():
             self.ready.wake_one()
+        elif len(self.ready):
+            self.arm()
+
+    def arm(self) -> None:
+        """Wake those who wait when the next lease ends or delay is over."""
+        due_ms = self.delivery.next_event_ms()
+        if due_ms is None or (self._armed is not None and self._armed_ms <= due_ms):
+            return
+        self._disarm()
+        delay_s = max(1, due_ms - self._now_ms()) / 1000
+        self._armed = asyncio.get_running_loop().call_later(delay_s, self._due)
+        self._armed_ms = due_ms
+
+    def _disarm(self) -> None:
+        if self._armed is not None:
+            self._armed.cancel()
+            self._armed = None
+
+    def _due(self) -> None:
+        self._armed = None
+        self.wake()
 
     async def receive(self, messages_max: int, bytes_max: int, lease_ms: int) -> list[LeasedSlice]:
         """Lease what is ready, up to the bounds; empty when nothing is. Durable on return.

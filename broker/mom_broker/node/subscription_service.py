@@ -120,9 +120,9 @@ class SubscriptionService:
             left_ms = deadline_ms - self._partitions.clock.monotonic_ms()
             if found or left_ms <= 0 or self._room.closed:
                 return self._leased(request.topic_id, slices, readers, lease_ms)
-            due = [due_ms for one in readers if (due_ms := one.next_event_ms()) is not None]
-            pause_ms = min([left_ms, *(max(1, due_ms) for due_ms in due)])
-            await self._room.wait([one.ready for one in readers], pause_ms)
+            for one in readers:
+                one.arm()
+            await self._room.wait([one.ready for one in readers], left_ms)
 
     async def _readers(
         self, topic: TopicConfig, name: str, request: broker_pb2.ReceiveRequest
@@ -170,10 +170,10 @@ class SubscriptionService:
                 room -= share
         if not chosen:
             return []
-        share_bytes = max(bytes_max // len(chosen), _ROOM_BYTES_MIN)
         if len(chosen) == 1:
             reader, share = chosen[0]
-            return await reader.receive(share, share_bytes, lease_ms)
+            return await reader.receive(share, bytes_max, lease_ms)
+        share_bytes = min(bytes_max, max(bytes_max // len(chosen), _ROOM_BYTES_MIN))
         results = await asyncio.gather(
             *(reader.receive(share, share_bytes, lease_ms) for reader, share in chosen),
             return_exceptions=True,

@@ -13,6 +13,7 @@ from mom_broker.rpc.auth import CLUSTER_TOKEN_LENGTH_MIN
 from mom_broker.rpc.logging import LOG_FORMATS, LOG_LEVELS
 from mom_broker.rpc.ports import Address
 from mom_core.errors import InvalidArgumentError
+from mom_core.ports import Durability
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -53,6 +54,7 @@ def server_flags(default_listen: str, default_http_port: int) -> Callable[[Comma
             help="Where others reach it; by default where it listens.",
         ),
         flag("--id", default="", help="A name that is unique in the cluster, and stable."),
+        *_store_flags(),
         *_http_flags(default_http_port),
         *_access_flags(),
         *_log_flags(),
@@ -64,6 +66,38 @@ def server_flags(default_listen: str, default_http_port: int) -> Callable[[Comma
         return command
 
     return decorate
+
+
+def _store_flags() -> tuple[Callable[[Any], Any], ...]:
+    """How to use a Redis; each is the keyword of that name of ``store_from_url``."""
+    levels = click.Choice([level.value for level in Durability])
+
+    def durability(_context: click.Context, _option: click.Parameter, value: str | None) -> Any:
+        return None if value is None else Durability(value)
+
+    return (
+        flag("--namespace", default="mom", help="Prefix of all keys in a Redis."),
+        flag(
+            "--accept-durability",
+            type=levels,
+            default=None,
+            callback=durability,
+            help="Serve although the Redis promises no more than this; every reply says so.",
+        ),
+        flag(
+            "--declared-durability",
+            type=levels,
+            default=None,
+            callback=durability,
+            help="What a managed Redis that can't be asked (CONFIG is forbidden) promises.",
+        ),
+        flag(
+            "--replicas-required",
+            type=click.IntRange(min=0),
+            default=0,
+            help="Replicas that have a write on disk before it is acknowledged.",
+        ),
+    )
 
 
 def _http_flags(default_port: int) -> tuple[Callable[[Any], Any], ...]:

@@ -59,6 +59,22 @@ def parse_address(text: str, field: str = "listen") -> Address:
     return Address(host or "0.0.0.0", int(port))
 
 
+def advertised(listen: Address, advertise: str) -> str:
+    """The address to tell others, empty for the bound one.
+
+    Raises InvalidArgumentError where the address listened on is none that others could use.
+    """
+    if advertise:
+        return str(parse_address(advertise, "advertise"))
+    if listen.is_wildcard:
+        raise InvalidArgumentError(
+            f"{listen} listens on every interface, which is no address that others could reach: "
+            "say --advertise HOST:PORT",
+            field="advertise",
+        )
+    return ""
+
+
 def check_free(address: Address, field: str = "listen") -> None:
     """Raise InvalidArgumentError that names the port and its process when it is taken."""
     if address.port:

@@ -5,15 +5,20 @@
 -- are doubles, exact up to 2^53, which bounds offsets. A step that refuses writes nothing; one that
 -- writes can't fail half-way, as every check comes first.
 --
+-- The bytes of batches never pass through Lua, which would copy each one three times: MULTI, a SET of
+-- each batch under a staging key, this library's commit, EXEC. The commit renames what it accepts to
+-- its place and unlinks the rest, so that no staged batch outlives its transaction.
+--
 -- The keys of a partition share one hash tag:
---   meta      hash: epoch next start number size time out gaps inc claimer lost, or dropped alone
---   log       stream: a batch an entry, ID <end offset>-0, field d: its bytes
---   index     stream: the same IDs with c: records, t: append time, z: bytes; small, so that trims
---             and searches by time need not touch the batches
+--   meta      hash: epoch next start number size time out gaps inc fragile claimer lost, or dropped
+--   index     stream: a batch an entry, ID <end offset>-0 (0-0 is refused, so the last offset would
+--             not do), c: records, t: append time, z: bytes
+--   b:<end offset>                string: the bytes of the batch
+--   new:<epoch>.<number>.<place>  string: a staged batch; the names differ from owner to owner
 --   journal   list, snapshot: string; the delivery state
 --   producers hash: producer id -> "last_sequence base base ..."; used: sorted set by end offset
 
-local META, LOG, INDEX, JOURNAL, SNAPSHOT, PRODUCERS, USED = 1, 2, 3, 4, 5, 6, 7
+local META, INDEX, JOURNAL, SNAPSHOT, PRODUCERS, USED, BATCH, STAGED = 1, 2, 3, 4, 5, 6, 7, 8
 
 local function text(number)
   return string.format('%.0f', number)
@@ -108,30 +113,37 @@ local function claim(keys, args)
   return {'ok', next, held[4] or '0', held[5] or '0', held[6] or '0', held[7] or '0', gaps, lost}
 end
 
+local function unstage(keys, args)
+  for place = 1, (#args - 8) / 5 do
+    redis.call('UNLINK', keys[STAGED] .. place)
+  end
+end
+
 -- args: epoch, number, incarnation, fragile, producer window, producers_max,
 --       'n' | 'j' | 's' for none, journal, snapshot; its bytes;
---       then for each batch: count, append time, producer id, sequence, bytes
+--       then for each staged batch: count, append time, producer id, sequence, size
 local function commit(keys, args)
   local meta = keys[META]
   local held = redis.call('HMGET', meta, 'epoch', 'dropped', 'next', 'number', 'size', 'time',
     'out', 'inc', 'fragile')
-  local refused = refusal(held[2], held[1], args[1])
-  if refused then
-    return refused
-  end
   local number = args[2]
-  if number == held[4] and held[7] then
+  local refused = refusal(held[2], held[1], args[1])
+  if not refused and number == held[4] and held[7] then
     -- A write, so that WAITAOF after it does not answer for nothing.
     redis.call('HINCRBY', meta, 'repeats', 1)
-    return {'ok', held[3], held[7]}
+    refused = {'ok', held[3], held[7]}
+  elseif not refused and tonumber(number) ~= tonumber(held[4]) + 1 then
+    refused = {'behind', held[4]}
   end
-  if tonumber(number) ~= tonumber(held[4]) + 1 then
-    return {'behind', held[4]}
+  if refused then
+    unstage(keys, args)
+    return refused
   end
   local window, producers_max = tonumber(args[5]), tonumber(args[6])
   local next, next_text, size, time = tonumber(held[3]), held[3], tonumber(held[5]), held[6]
   local outcomes = {}
   for at = 9, #args, 5 do
+    local staged = keys[STAGED] .. (#outcomes + 1)
     local producer, sequence = args[at + 2], args[at + 3]
     local outcome, base, state = 'a', nil, nil
     if producer ~= '0' then
@@ -140,17 +152,18 @@ local function commit(keys, args)
       outcome, base = check_sequence(state, sequence)
     end
     if outcome == 'a' then
-      local data = args[at + 4]
       base, time = next_text, args[at + 1]
       next = next + tonumber(args[at])
       next_text = text(next)
-      local id = next_text .. '-0'
-      redis.call('XADD', keys[LOG], id, 'd', data)
-      redis.call('XADD', keys[INDEX], id, 'c', args[at], 't', time, 'z', #data)
-      size = size + #data
+      redis.call('RENAME', staged, keys[BATCH] .. next_text)
+      redis.call('XADD', keys[INDEX], next_text .. '-0',
+        'c', args[at], 't', time, 'z', args[at + 4])
+      size = size + tonumber(args[at + 4])
       if producer ~= '0' then
         remember(keys, producer, state, sequence, base, next_text, window, producers_max)
       end
+    else
+      redis.call('UNLINK', staged)
     end
     outcomes[#outcomes + 1] = outcome .. base
   end
@@ -184,31 +197,29 @@ local function entry(found)
   return string.match(found[1], '^%d+'), fields[2], fields[4], tonumber(fields[6])
 end
 
+-- Which batches to read; their bytes are fetched by MGET.
 -- args: offset, max_bytes, batches_max
 local function read(keys, args)
   local room, left = tonumber(args[2]), tonumber(args[3])
-  local first, from, last, step = '(' .. args[1], '(' .. args[1], nil, 16
+  local from, last, step = '(' .. args[1], nil, 16
   local extents = {}
   while left > 0 and room > 0 do
     local found = redis.call('XRANGE', keys[INDEX], from, '+', 'COUNT', math.min(step, left))
     for _, one in ipairs(found) do
-      local _, count, time, size = entry(one)
+      local stop, count, time, size = entry(one)
       room = room - size
       if room < 0 and last then
-        break
+        return extents
       end
       last, left = one[1], left - 1
-      extents[#extents + 1] = {one[1], count, time}
+      extents[#extents + 1] = {stop, count, time}
     end
     if #found < step then
       break
     end
     from, step = '(' .. last, 128
   end
-  if not last then
-    return {{}, {}}
-  end
-  return {extents, redis.call('XRANGE', keys[LOG], first, last)}
+  return extents
 end
 
 -- args: timestamp. Append times ascend with offsets, so the search is by offset.
@@ -261,12 +272,11 @@ local function trim(keys, args)
       break
     end
     stop, size = tonumber(end_offset), size - bytes
+    redis.call('UNLINK', keys[BATCH] .. end_offset)
   end
   start = text(math.max(start, stop))
   if stop > 0 then
-    local floor = text(stop + 1)
-    redis.call('XTRIM', keys[LOG], 'MINID', floor)
-    redis.call('XTRIM', keys[INDEX], 'MINID', floor)
+    redis.call('XTRIM', keys[INDEX], 'MINID', text(stop + 1))
   end
   if stop > 0 or start ~= held[3] then
     redis.call('HSET', meta, 'start', start, 'size', text(size))
@@ -274,13 +284,24 @@ local function trim(keys, args)
   return {'ok', start, text(size), more}
 end
 
--- args: milliseconds that the tombstone stays
+-- Leaves a tombstone and clears a bounded part; '1' when there is more.
+-- args: milliseconds that the tombstone stays, batches_max
 local function drop(keys, args)
-  redis.call('UNLINK', keys[META], keys[LOG], keys[INDEX], keys[JOURNAL], keys[SNAPSHOT],
-    keys[PRODUCERS], keys[USED])
+  redis.call('UNLINK', keys[META], keys[JOURNAL], keys[SNAPSHOT], keys[PRODUCERS], keys[USED])
   redis.call('HSET', keys[META], 'dropped', '1')
   redis.call('PEXPIRE', keys[META], args[1])
-  return {'ok'}
+  local found = redis.call('XRANGE', keys[INDEX], '-', '+', 'COUNT', args[2])
+  if #found == 0 then
+    redis.call('UNLINK', keys[INDEX])
+    return {'ok', '0'}
+  end
+  local stop
+  for _, one in ipairs(found) do
+    stop = entry(one)
+    redis.call('UNLINK', keys[BATCH] .. stop)
+  end
+  redis.call('XTRIM', keys[INDEX], 'MINID', text(tonumber(stop) + 1))
+  return {'ok', '1'}
 end
 
 -- The control plane. Its keys share one hash tag:

@@ -1,6 +1,7 @@
 """The store in Redis or Valkey 7.0 and newer: for clusters.
 
-Each call is one Redis Function (``functions.lua``), hence atomic. The library's name carries its
+Each call is one Redis Function (``functions.lua``), hence atomic; a commit's batches travel beside
+theirs, in one transaction with it, so that their bytes are not copied through Lua. The library's name carries its
 version and a digest of its code, so that nodes of two versions can share a server during a rolling
 upgrade and neither swaps the other's code. All keys of a partition share a hash tag, and so do
 those of the control plane.
@@ -71,7 +72,7 @@ from mom_core.ports import (
 )
 
 LIBRARY_VERSION: Final = 1
-_PARTITION_KEYS: Final = ("meta", "log", "index", "journal", "snapshot", "producers", "used")
+_PARTITION_KEYS: Final = ("meta", "index", "journal", "snapshot", "producers", "used", "b:")
 _CONTROL_KEYS: Final = ("entries", "order", "revision", "changes")
 
 WRITE_LANES: Final = 4
@@ -131,6 +132,7 @@ class RedisStore:
         control = f"{{{namespace}:control}}:"
         self._control_keys = tuple(control + name for name in _CONTROL_KEYS)
         self._leases_key = control + "leases"
+        self._drops_key = control + "drops"
         self._hub = WatchHub(self._snapshot)
         self._follower = ChangeFollower(
             self._connect, self._hub, clock, control + "changes", control + "revision"
@@ -158,6 +160,7 @@ class RedisStore:
         self._writers = [Lane(self._connect) for _ in range(WRITE_LANES)]
         self._readers = [Lane(self._connect) for _ in range(READ_LANES)]
         await self._refresh()
+        await self._finish_drops()
         self._keeper = asyncio.get_running_loop().create_task(self._keep_fresh())
 
     async def close(self) -> None:
@@ -214,6 +217,8 @@ class RedisStore:
             kind, payload = "j", commit.journal
         keys = self._partition_keys(commit.partition)
 
+        staged = keys[-1][:-2] + f"new:{commit.epoch}.{commit.number}."
+
         def build(facts: ServerFacts) -> list[Command]:
             args: list[Word] = [
                 commit.epoch, commit.number, facts.incarnation, self._fragile_flag(facts),
@@ -222,11 +227,21 @@ class RedisStore:
             for batch in commit.batches:
                 args += (
                     batch.count, batch.append_time_ms, batch.producer_id, batch.sequence,
-                    batch.data,
+                    len(batch.data),
                 )  # fmt: skip
-            return self._acknowledged(function, keys, args)
+            commands = self._acknowledged(function, (*keys, staged), args)
+            if commit.batches:
+                stage = [
+                    ("SET", f"{staged}{place}", batch.data)
+                    for place, batch in enumerate(commit.batches, 1)
+                ]
+                # One transaction is also one fsync, however many reads its bytes take.
+                commands[:1] = [("MULTI",), *stage, commands[0], ("EXEC",)]
+            return commands
 
         answer = await self._call(self._writers, build, size_bytes + len(payload))
+        if commit.batches:
+            answer = _unwrapped(answer, len(commit.batches))
         reply = self._checked(answer, commit.partition, commit.epoch, commit.number)
         self._used_bytes += size_bytes
         return CommitResult(
@@ -236,20 +251,27 @@ class RedisStore:
     async def read(
         self, partition: PartitionId, offset: int, max_bytes: int
     ) -> tuple[StoredBatch, ...]:
-        keys = self._partition_keys(partition)[:3]
-        answer = await self._read(
-            "read", keys, max(0, offset), max(1, max_bytes), BATCHES_PER_READ_MAX
-        )
-        extents, entries = self._reply(answer)
-        batches = []
-        for (entry_id, count_text, time_text), (_, fields) in zip(extents, entries, strict=True):
-            count = int(count_text)
-            end_offset = int(entry_id.partition(b"-")[0])
-            batches.append(StoredBatch(end_offset - count, count, int(time_text), fields[1]))
-        return tuple(batches)
+        keys = self._partition_keys(partition)
+        while True:
+            answer = await self._read(
+                "read", keys[:2], max(0, offset), max(1, max_bytes), BATCHES_PER_READ_MAX
+            )
+            extents = self._reply(answer)
+            if not extents:
+                return ()
+            names = [keys[-1] + end_offset.decode() for end_offset, _, _ in extents]
+            found = self._reply(await self._call(self._readers, lambda _: [("MGET", *names)]))
+            batches = tuple(
+                StoredBatch(int(end) - int(count), int(count), int(time_ms), data)
+                for (end, count, time_ms), data in zip(extents, found, strict=True)
+                if data is not None
+            )
+            # A trim in between took some from the front; all of them: look again behind it.
+            if batches:
+                return batches
 
     async def offset_at(self, partition: PartitionId, timestamp_ms: int) -> int:
-        keys = self._partition_keys(partition)[:3]
+        keys = self._partition_keys(partition)[:2]
         return int(self._reply(await self._read("offset_at", keys, timestamp_ms)))
 
     async def trim(self, partition: PartitionId, epoch: int, rule: TrimRule) -> Trimmed:
@@ -260,7 +282,24 @@ class RedisStore:
         return Trimmed(int(log_start), int(size_bytes), more == b"1")
 
     async def drop(self, partition: PartitionId) -> None:
-        self._reply(await self._write("drop", self._partition_keys(partition), TOMBSTONE_MS))
+        # Noted first: a process that dies half-way leaves the rest to the next one that opens.
+        noted = f"{partition.topic_id}:{partition.index}"
+        await self._command("SADD", self._drops_key, noted)
+        await self._clear(partition)
+        await self._command("SREM", self._drops_key, noted)
+
+    async def _clear(self, partition: PartitionId) -> None:
+        more = b"1"
+        while more == b"1":
+            keys = self._partition_keys(partition)
+            answer = await self._write("drop", keys, TOMBSTONE_MS, limits.TRIM_BATCHES_MAX)
+            more = self._reply(answer)[1]
+
+    async def _finish_drops(self) -> None:
+        for noted in await self._command("SMEMBERS", self._drops_key):
+            topic_id, _, index = noted.decode().partition(":")
+            await self._clear(PartitionId(topic_id, int(index)))
+            await self._command("SREM", self._drops_key, noted)
 
     # The control plane.
 
@@ -341,6 +380,9 @@ class RedisStore:
 
     async def _write(self, name: str, keys: Sequence[str], *args: Word) -> Answer:
         return await self._call(self._writers, lambda _: self._acknowledged(name, keys, args))
+
+    async def _command(self, *words: Word) -> Any:
+        return self._reply(await self._call(self._writers, lambda _: [words]))
 
     async def _read(self, name: str, keys: Sequence[str], *args: Word) -> Answer:
         return await self._call(self._readers, lambda _: [self._function(name, keys, args)])
@@ -489,6 +531,18 @@ class RedisStore:
 
 def _first_error(replies: Sequence[Any]) -> Exception | None:
     return next((one for one in replies if isinstance(one, Exception)), None)
+
+
+def _unwrapped(answer: Answer, staged: int) -> Answer:
+    """The answer of a commit inside MULTI and EXEC: the commit's reply, then WAITAOF's."""
+    queued, executed, behind = (
+        answer.replies[: staged + 2],
+        answer.replies[staged + 2],
+        answer.replies[staged + 3 :],
+    )
+    # EXEC is refused when one of its commands was, and does not say why.
+    reply = _first_error(queued) or executed
+    return Answer([reply if isinstance(reply, Exception) else reply[-1], *behind], answer.facts)
 
 
 def _key_value(key: str, held: bytes) -> KeyValue:

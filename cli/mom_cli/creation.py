@@ -1,0 +1,45 @@
+"""Making what is missing: in `mom dev`, the first use of a name creates the topic or queue.
+
+A cluster over a store for one process is a developer's; elsewhere a misspelt name must not become a
+topic, so there it takes a flag.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from mom_client.engine import Engine
+from mom_client.routing import TopicRoute
+from mom_core.errors import NotFoundError
+from mom_core.topics import TopicKind, new_topic
+
+_DEVELOPMENT_ENGINES: Final = ("sqlite", "memory")
+_PLACEHOLDER_ID: Final = "0" * 32  # The master gives the real one.
+
+
+async def topic_or_create(
+    engine: Engine, name: str, kind: TopicKind, create: bool | None
+) -> tuple[TopicRoute, bool]:
+    """A topic or queue, and whether it was made now.
+
+    ``create`` None: only in a developer's cluster. Raises NotFoundError that says how to create.
+    """
+    try:
+        return await engine.topic(name), False
+    except NotFoundError:
+        if create is None:
+            create = (await engine.cluster()).store_engine in _DEVELOPMENT_ENGINES
+        if not create:
+            raise NotFoundError(
+                f"there is no topic or queue {name!r}; `mom topic create {name}` or "
+                f"`mom queue create {name}` makes one",
+                field="topic",
+            ) from None
+    wanted = new_topic(name, kind, {}, topic_id=_PLACEHOLDER_ID, created_at_ms=0)
+    made, is_new = await engine.create_topic(wanted)
+    if is_new:
+        count = f"{made.partitions} partition{'s' if made.partitions != 1 else ''}"
+        click.echo(f"{kind} {name!r} did not exist: created it with {count}", err=True)
+    return await engine.topic(name), is_new
