@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ import click
 
 from mom_broker.node.app import Node
 from mom_broker.node.settings import NodeSettings
-from mom_broker.rpc.flags import access_of, flag, server_flags
+from mom_broker.rpc.flags import access_of, flag, open_notice, server_flags
 from mom_broker.rpc.logging import configure_logging
-from mom_broker.rpc.ports import parse_address
+from mom_broker.rpc.ports import advertised, parse_address
 from mom_broker.rpc.process import run_server
 from mom_broker.rpc.system import SystemClock, SystemRandom
 from mom_broker.storage.open import store_from_url
 from mom_core import limits
 from mom_core.errors import MomError
 from mom_core.ports import Store
+
+_log = logging.getLogger(__name__)
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -68,7 +71,7 @@ def main(
         settings = NodeSettings(
             node_id=id or f"{socket.gethostname()}-{address.port}",
             listen=listen,
-            advertise=advertise,
+            advertise=advertised(address, advertise),
             rack=rack,
             masters=tuple(one.strip() for one in masters.split(",") if one.strip()),
             cluster_token=access.cluster_token,
@@ -79,8 +82,14 @@ def main(
         opened = store_from_url(store, clock, **store_flags)
     except MomError as error:
         raise click.ClickException(error.message) from None
+    if access.open_to_all:
+        _log.warning(open_notice(address))
 
     def make(store: Store) -> Node:
         return Node(settings, store, clock, random)
 
     run_server(opened, make, http_host=address.host, http_port=http_port)
+
+
+if __name__ == "__main__":
+    main()

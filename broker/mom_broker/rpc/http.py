@@ -60,6 +60,7 @@ class HealthServer:
         self.port = listening.getsockname()[1]
         config = uvicorn.Config(
             self._app,
+            interface="asgi3",  # a bound method is taken for ASGI 2 otherwise
             lifespan="off",
             log_config=None,
             access_log=False,
