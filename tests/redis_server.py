@@ -42,7 +42,7 @@ class RedisServer:
                 "`apt-get install redis-server`"
             )
         self._program = found
-        self._directory = directory
+        self.directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
 
@@ -59,17 +59,17 @@ class RedisServer:
 
     def start(self, extra: Sequence[str] = ()) -> None:
         """Start it and wait until it answers. ``extra`` settings override the durable ones."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with open(self._directory / "log", "ab") as log:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with open(self.directory / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [self._program, "--port", str(self.port), "--bind", "127.0.0.1",
-                 "--dir", str(self._directory), "--daemonize", "no", *DURABLE, *extra],
+                 "--dir", str(self.directory), "--daemonize", "no", *DURABLE, *extra],
                 stdout=log, stderr=log,
             )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS_MAX
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"redis-server did not start:\n{(self._directory / 'log').read_text()}")
+                pytest.fail(f"redis-server did not start:\n{(self.directory / 'log').read_text()}")
             time.sleep(0.01)  # polling a foreign process, which has no event to wait for
 
     def _answers(self) -> bool:

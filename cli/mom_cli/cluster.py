@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.connection import with_engine
 from mom_cli.output import print_facts, print_json, print_table, shown_rough_bytes
-from mom_client.engine import Engine
 from mom_core.quantities import format_duration
 from mom_proto.v1 import master_pb2, types_pb2
+
+if TYPE_CHECKING:
+    from mom_client.engine import Engine
 
 
 @click.group(cls=LazyGroup)

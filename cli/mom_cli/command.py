@@ -86,17 +86,22 @@ class MomCommand(click.Command):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.shared_parameters = shared_options()
+        self.shared_parameters = self.pick_shared(shared_options())
         self.params = [*self.params, *self.shared_parameters]
+
+    def pick_shared(self, options: list[click.Option]) -> list[click.Option]:
+        """Which of the shared options this command takes: all."""
+        return options
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Show the command's own options first."""
-        own, shared = [], []
+        own: list[tuple[str, str]] = []
+        shared: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
                 (shared if parameter in self.shared_parameters else own).append(record)
-        for title, records in (("Options", own), ("Connection and output", shared)):
+        for title, records in (("Options", own), ("Options of all commands", shared)):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
@@ -111,6 +116,14 @@ class MomCommand(click.Command):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(ExitCode.BROKEN_PIPE)
         return result
+
+
+class LocalCommand(MomCommand):
+    """A command that does not talk to a cluster."""
+
+    def pick_shared(self, options: list[click.Option]) -> list[click.Option]:
+        """Only the form of the output."""
+        return [option for option in options if option.name == "output"]
 
 
 class LazyCommand(NamedTuple):

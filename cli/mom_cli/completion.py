@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from mom_cli.command import MomCommand, examples
+from mom_cli.command import LocalCommand, examples
 
 
 @click.command(
-    cls=MomCommand,
+    cls=LocalCommand,
     help="Print the completion script of a shell.\n\n"
     + examples(
         'eval "$(mom completion bash)"                            in ~/.bashrc',

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from mom_cli.command import addresses_of, shared_of
-from mom_client.engine import Engine
-from mom_client.options import EngineOptions
+
+if TYPE_CHECKING:
+    from mom_client.engine import Engine
+    from mom_client.options import EngineOptions
 
 ResultT = TypeVar("ResultT")
 
@@ -25,6 +27,10 @@ def with_engine(
 
     SIGTERM ends it as Ctrl-C does: what was published is still sent, leases are given back.
     """
+    # gRPC is loaded here and not above, so that help and completion are quick.
+    from mom_client.engine import Engine
+    from mom_client.options import EngineOptions
+
     shared = shared_of(context)
     addresses = addresses_of(shared)
 

@@ -6,14 +6,16 @@ topic, so there it takes a flag.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from mom_client.engine import Engine
-from mom_client.routing import TopicRoute
 from mom_core.errors import NotFoundError
-from mom_core.topics import TopicKind, new_topic
+from mom_core.topics import SECRET_BYTES, TopicKind, new_subscription, new_topic
+
+if TYPE_CHECKING:
+    from mom_client.engine import Engine
+    from mom_client.routing import TopicRoute
 
 _DEVELOPMENT_ENGINES: Final = ("sqlite", "memory")
 _PLACEHOLDER_ID: Final = "0" * 32  # The master gives the real one.
@@ -43,3 +45,26 @@ async def topic_or_create(
         count = f"{made.partitions} partition{'s' if made.partitions != 1 else ''}"
         click.echo(f"{kind} {name!r} did not exist: created it with {count}", err=True)
     return await engine.topic(name), is_new
+
+
+async def subscription_or_create(engine: Engine, route: TopicRoute, name: str, start: str) -> bool:
+    """Make sure of a stream-mode subscription; whether it was made now.
+
+    Raises NotFoundError, outside a developer's cluster, that says how to create it.
+    """
+    if name in route.subscriptions:
+        return False
+    if (await engine.cluster()).store_engine not in _DEVELOPMENT_ENGINES:
+        raise NotFoundError(
+            f"{route.name!r} has no subscription {name!r}; "
+            f"`mom subscription create {route.name} {name}` makes one",
+            field="subscription",
+        )
+    wanted = new_subscription(
+        name, route.name, {"start": start}, created_at_ms=0, secret=bytes(SECRET_BYTES)
+    )
+    _, is_new = await engine.create_subscription(wanted)
+    if is_new:
+        said = f"created it, from {start}"
+        click.echo(f"subscription {name!r} of {route.name!r} did not exist: {said}", err=True)
+    return is_new

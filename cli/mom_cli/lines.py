@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
-
-import msgspec
+from typing import Final, NamedTuple
 
 from mom_core import limits
 from mom_core.errors import InvalidArgumentError, MomError, TooLargeError
-from mom_core.message import TEXT, Message, encode_value
+from mom_core.message import TEXT, Message
+from mom_gateway.bodies import decode_item, message_of
 
 READ_BYTES: Final = 256 * limits.KIB
 # Chunks that the reading thread may be ahead of the publishing loop.
@@ -103,58 +100,19 @@ def message_of_line(line: Line, form: LineFormat) -> Message | None:
     return Message(value, key, form.headers, content_type)
 
 
-class _JsonLine(msgspec.Struct, forbid_unknown_fields=True):
-    """A line of JSON input: the same members as a record has in REST."""
-
-    value: Any = msgspec.UNSET
-    value_base64: str | None = None
-    key: str | None = None
-    headers: dict[str, str] | None = None
-    content_type: str | None = None
-    timestamp_ms: int | None = None
-    deliver_at_ms: int = 0
-    expires_at_ms: int = 0
-    priority: int = 0
-    dedup_id: str | None = None
-
-
-_json_decoder: Final = msgspec.json.Decoder(_JsonLine)
-
-
 def _message_of_json(data: bytes, form: LineFormat) -> Message:
-    try:
-        line = _json_decoder.decode(data)
-    except msgspec.DecodeError as error:
+    item = decode_item(data)
+    if isinstance(item, MomError):
+        raise item
+    if item.partition is not None:
         raise InvalidArgumentError(
-            f'the line is no JSON message such as {{"key": "k", "value": "v"}}: {error}',
-            field="value",
-        ) from None
-    value, content_type = _json_value(line)
-    return Message(
-        value,
-        line.key.encode() if line.key is not None else form.key,
-        {**(form.headers or {}), **(line.headers or {})} or None,
-        line.content_type or form.content_type or content_type,
-        line.timestamp_ms,
-        None,
-        line.deliver_at_ms,
-        line.expires_at_ms,
-        line.priority,
-        line.dedup_id,
-    )
-
-
-def _json_value(line: _JsonLine) -> tuple[bytes, str | None]:
-    if (line.value is msgspec.UNSET) == (line.value_base64 is None):
-        raise InvalidArgumentError("give one of value and value_base64", field="value")
-    if line.value_base64 is None:
-        return encode_value(line.value)
-    try:
-        return b64decode(line.value_base64, validate=True), None
-    except Base64Error as error:
-        raise InvalidArgumentError(
-            f"value_base64 is not base64: {error}", field="value_base64"
-        ) from None
+            "partition can't stand in a line; --partition sends all lines to one", field="partition"
+        )
+    message = message_of(item)
+    message.key = message.key if message.key is not None else form.key
+    message.headers = {**(form.headers or {}), **(message.headers or {})} or None
+    message.content_type = message.content_type or form.content_type
+    return message
 
 
 def _is_text(value: bytes) -> bool:

@@ -26,7 +26,9 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]], empty: 
         click.echo(empty, err=True)
         return
     kinds = [all(_is_number(line[index]) for line in lines) for index in range(len(titles))]
-    widths = [max(len(line[index]) for line in [list(titles), *lines]) for index in range(len(titles))]
+    widths = [
+        max(len(line[index]) for line in [list(titles), *lines]) for index in range(len(titles))
+    ]
     for line in [list(titles), *lines]:
         cells = [
             cell.rjust(width) if right else cell.ljust(width)
@@ -76,7 +78,7 @@ def shown_setting(name: str, value: object) -> object:
 def shown_name(name: str) -> str:
     """The name of a setting without its unit, where the value shows one."""
     return {"created_at_ms": "created", "message_bytes_max": "message_max"}.get(
-        name, name.removesuffix("_ms").removesuffix("_bytes")
+        name, name.removesuffix("_ms")
     )
 
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -27,11 +27,13 @@ from mom_cli.lines import (
 )
 from mom_cli.output import print_json
 from mom_cli.progress import Progress
-from mom_client.engine import Engine
 from mom_client.results import Published
 from mom_core.errors import ErrorCode, MomError
 from mom_core.message import Message
 from mom_core.topics import TopicKind
+
+if TYPE_CHECKING:
+    from mom_client.engine import Engine
 
 # Failed lines that are named one by one; the others are counted.
 FAILURES_SHOWN_MAX: Final = 10
@@ -78,7 +80,7 @@ class Tally:
 @click.command(
     cls=MomCommand,
     help="Send messages to a topic or queue: each VALUE, or each line of the files, or of standard "
-    "input.\n\nIn `mom dev` a name that does not exist becomes a topic, or with --queue a queue.\n\n"
+    "input.\n\nIn `mom dev` an unknown name becomes a topic, or with --queue a queue.\n\n"
     + examples(
         "mom produce greetings hello world",
         "mom produce logs --file /var/log/dpkg.log",
@@ -99,7 +101,9 @@ class Tally:
 )
 @click.option("--key", help="The key of every message: same key, same partition, same order.")
 @click.option("--key-separator", metavar="TEXT", help="Lines are KEY, this text, VALUE.")
-@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="Repeat for several.")
+@click.option(
+    "--header", "headers", multiple=True, metavar="NAME=VALUE", help="Repeat for several."
+)
 @click.option("--content-type", help="By default text/plain for what is UTF-8.")
 @click.option(
     "--json",
@@ -115,6 +119,7 @@ class Tally:
 @click.pass_context
 def produce(
     context: click.Context,
+    /,
     topic: str,
     values: tuple[str, ...],
     files: tuple[Path, ...],

@@ -1,8 +1,11 @@
-"""Options for durations, sizes and positions, read as :mod:`mom_core.quantities` reads them."""
+"""Types of options: durations, sizes and positions, read as :mod:`mom_core` reads them.
+
+A function as an option's type is click's own way; its name stands in the help.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Final
 
 import click
 
@@ -10,53 +13,28 @@ from mom_core.errors import InvalidArgumentError
 from mom_core.quantities import parse_bytes, parse_duration_ms
 from mom_core.topics import parse_start
 
-
-class Duration(click.ParamType):
-    """A duration such as 168h or 30s; milliseconds inside."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Milliseconds. Fails as wrong usage."""
-        try:
-            return parse_duration_ms(value, param.name or "duration" if param else "duration")
-        except InvalidArgumentError as error:
-            self.fail(error.message, param, ctx)
+POSITION_HELP: Final = "earliest, latest, offset:N, timestamp:MS or timestamp:2026-01-31T08:00:00Z"
 
 
-class Size(click.ParamType):
-    """A size such as 10Gi or 512Ki; bytes inside."""
-
-    name = "size"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Bytes. Fails as wrong usage."""
-        try:
-            return parse_bytes(value, param.name or "size" if param else "size")
-        except InvalidArgumentError as error:
-            self.fail(error.message, param, ctx)
+def duration(value: object) -> int:
+    """Milliseconds of a duration such as 168h or 30s. Raises click.BadParameter."""
+    try:
+        return parse_duration_ms(value, "the duration")
+    except InvalidArgumentError as error:
+        raise click.BadParameter(error.message) from None
 
 
-class Position(click.ParamType):
-    """Where to begin: earliest, latest, offset:N or timestamp:T."""
-
-    name = "position"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
-        """The normal form. Fails as wrong usage."""
-        try:
-            return str(parse_start(value, param.opts[0] if param else "position"))
-        except InvalidArgumentError as error:
-            self.fail(error.message, param, ctx)
+def size(value: object) -> int:
+    """Bytes of a size such as 10Gi or 512Ki. Raises click.BadParameter."""
+    try:
+        return parse_bytes(value, "the size")
+    except InvalidArgumentError as error:
+        raise click.BadParameter(error.message) from None
 
 
-DURATION = Duration()
-SIZE = Size()
-POSITION = Position()
-POSITION_HELP = "earliest, latest, offset:N, timestamp:MILLISECONDS or timestamp:2026-01-31T08:00:00Z"
+def position(value: object) -> str:
+    """The normal form of a start position. Raises click.BadParameter."""
+    try:
+        return str(parse_start(value, "the position"))
+    except InvalidArgumentError as error:
+        raise click.BadParameter(error.message) from None

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.connection import with_engine
 from mom_cli.output import print_facts, print_json, print_table, shown_name, shown_setting
-from mom_cli.settings import DURATION, POSITION, POSITION_HELP
+from mom_cli.settings import POSITION_HELP, duration, position
 from mom_cli.topics import subscription_document
-from mom_client.engine import Engine
 from mom_core.errors import NotFoundError
 from mom_core.topics import SECRET_BYTES, SubscriptionConfig, new_subscription, show_subscription
 from mom_proto.v1 import broker_pb2
+
+if TYPE_CHECKING:
+    from mom_client.engine import Engine
 
 _TOPIC = click.argument("topic", metavar="TOPIC")
 _NAME = click.argument("name", metavar="NAME")
@@ -39,17 +41,17 @@ def subscription() -> None:
 @_TOPIC
 @_NAME
 @click.option("--mode", type=click.Choice(["stream", "queue"]), default="stream", show_default=True)
-@click.option("--from", "start", type=POSITION, help=f"Where it begins: {POSITION_HELP}.")
+@click.option("--from", "start", type=position, help=f"Where it begins: {POSITION_HELP}.")
 @click.option(
     "--session",
     "session_ms",
-    type=DURATION,
+    type=duration,
     help="Stream mode: a member that is silent for longer loses its partitions.",
 )
-@click.option("--lease", "lease_ms", type=DURATION, help="Queue mode: the length of a lease.")
+@click.option("--lease", "lease_ms", type=duration, help="Queue mode: the length of a lease.")
 @click.option("--max-deliveries", type=int, help="Queue mode: then give up; 0: never.")
 @click.pass_context
-def create(context: click.Context, topic: str, name: str, **settings: Any) -> None:
+def create(context: click.Context, /, topic: str, name: str, **settings: Any) -> None:
     """Create a subscription."""
     wanted = {key: value for key, value in settings.items() if value is not None}
     # The master gives the time and the secret.
@@ -114,12 +116,12 @@ def describe(context: click.Context, topic: str, name: str) -> None:
     progress = document.pop("partition_list")
     print_facts((shown_name(key), shown_setting(key, value)) for key, value in document.items())
     click.echo()
-    columns = ("ready", "delayed", "leased")
+    columns: tuple[str, ...] = ("ready", "delayed", "leased")
     if document["mode"] == "stream":
         columns = ("committed_offset", "high_watermark", "lag", "member_id")
     print_table(
         ["PARTITION", *(column.upper() for column in columns)],
-        ([one["partition"], *(one.get(column, 0) for column in columns)] for one in progress),
+        ([one["partition"], *(one.get(column) for column in columns)] for one in progress),
         "no partitions",
     )
 
@@ -128,6 +130,7 @@ def _progress(partition: broker_pb2.PartitionDescription, name: str) -> dict[str
     found = next((one for one in partition.subscriptions if one.name == name), None)
     document: dict[str, Any] = {"partition": partition.partition}
     if found is None:
+        # What the coordinator of a stream-mode subscription knows is not at this partition's owner.
         return document
     document |= subscription_document(found)
     del document["name"], document["mode"]
@@ -146,7 +149,7 @@ def _progress(partition: broker_pb2.PartitionDescription, name: str) -> dict[str
 )
 @_TOPIC
 @_NAME
-@click.option("--to", required=True, type=POSITION, help=f"{POSITION_HELP}.")
+@click.option("--to", required=True, type=position, help=f"{POSITION_HELP}.")
 @click.option("--partition", "partitions", type=int, multiple=True, help="Only this one; repeat.")
 @click.option("--force", is_flag=True, help="Also while members read; they start again from there.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be set.")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.connection import with_engine
 from mom_cli.output import print_json, print_table, shown_time
-from mom_cli.settings import DURATION
-from mom_client.engine import Engine
+from mom_cli.settings import duration
 from mom_proto.v1 import master_pb2
+
+if TYPE_CHECKING:
+    from mom_client.engine import Engine
 
 
 @click.group(cls=LazyGroup)
@@ -45,7 +47,7 @@ def _document(made: master_pb2.Token) -> dict[str, Any]:
     metavar="SCOPE",
     help="admin, read:PREFIX or write:PREFIX; the prefix * is everything. Repeat for several.",
 )
-@click.option("--expires", "lifetime_ms", type=DURATION, default=0, help="Void after this long.")
+@click.option("--expires", "lifetime_ms", type=duration, default=0, help="Void after this long.")
 @click.pass_context
 def create(context: click.Context, name: str, scopes: tuple[str, ...], lifetime_ms: int) -> None:
     """Make a token."""

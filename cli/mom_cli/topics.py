@@ -6,7 +6,7 @@ The commands of both are made by the same functions, so that they can't drift ap
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -21,11 +21,13 @@ from mom_cli.output import (
     shown_rough_bytes,
     shown_setting,
 )
-from mom_cli.settings import DURATION, SIZE
-from mom_client.engine import Engine
+from mom_cli.settings import duration, size
 from mom_core.errors import NotFoundError
 from mom_core.topics import TopicConfig, TopicKind, new_topic, show_subscription, show_topic
 from mom_proto.v1 import broker_pb2, types_pb2
+
+if TYPE_CHECKING:
+    from mom_client.engine import Engine
 
 _PLACEHOLDER_ID = "0" * 32  # The master gives the real one.
 
@@ -35,23 +37,21 @@ def _settings(kind: TopicKind) -> list[click.Option]:
         click.Option(["--partitions"], type=int, help="Partitions: how many can share the work."),
         click.Option(
             ["--retention", "retention_ms"],
-            type=DURATION,
+            type=duration,
             help="Keep messages this long, such as 168h; 0: no limit by time.",
         ),
         click.Option(
             ["--retention-bytes"],
-            type=SIZE,
+            type=size,
             help="Keep this much in each partition, such as 10Gi.",
         ),
-        click.Option(
-            ["--message-bytes-max"], type=SIZE, help="The largest message, up to 8Mi."
-        ),
+        click.Option(["--message-bytes-max"], type=size, help="The largest message, up to 8Mi."),
     ]
     if kind is TopicKind.QUEUE:
         options += [
             click.Option(
                 ["--lease", "lease_ms"],
-                type=DURATION,
+                type=duration,
                 help="How long a worker has a message to itself, such as 30s.",
             ),
             click.Option(
@@ -68,9 +68,7 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _create(kind: TopicKind, context: click.Context, name: str, **settings: Any) -> None:
-    wanted = new_topic(
-        name, kind, _given(settings), topic_id=_PLACEHOLDER_ID, created_at_ms=0
-    )
+    wanted = new_topic(name, kind, _given(settings), topic_id=_PLACEHOLDER_ID, created_at_ms=0)
 
     async def work(engine: Engine) -> tuple[TopicConfig, bool]:
         return await engine.create_topic(wanted)

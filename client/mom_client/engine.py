@@ -7,9 +7,12 @@ what is safe to repeat within a bounded time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from mom_client.admin import Admin
+from mom_client.calls import Caller
 from mom_client.group import Groups
 from mom_client.options import EngineOptions
 from mom_client.producer import Producer
@@ -48,14 +51,18 @@ class Engine:
         self._routing = Routing(
             addresses, self._connections, options, clock=self._clock, random=self._random
         )
-        self._admin = Admin(self._routing, self._connections, options, clock=self._clock)
-        self._routing.create_missing = self._admin.create_missing if options.auto_create else None
+        caller = Caller(
+            self._routing, self._connections, options, clock=self._clock, random=self._random
+        )
+        self._admin = Admin(caller)
+        if options.auto_create:
+            self._routing.create_missing = self._admin.create_missing
         self._producer = Producer(
             self._routing, self._connections, options, clock=self._clock, random=self._random
         )
-        self._reader = Reader(self._routing, self._connections, options)
-        self._queues = Queues(self._routing, self._connections, options, clock=self._clock)
-        self._groups = Groups(self._routing, self._connections, options)
+        self._reader = Reader(caller)
+        self._queues = Queues(caller)
+        self._groups = Groups(caller)
 
     # Life.
 
@@ -71,6 +78,20 @@ class Engine:
         await self._producer.close()
         await self._routing.close()
         await self._connections.close()
+
+    async def pause(self) -> None:
+        """Close all connections until :meth:`resume`; what is under way is tried again after it."""
+        await self._connections.pause()
+
+    def resume(self) -> None:
+        """Connect again on demand."""
+        self._connections.resume()
+
+    def busy(self, tasks: Collection[asyncio.Task[Any]]) -> bool:
+        """Whether any of the loop's tasks does more than follow the routing table."""
+        return self._producer.in_flight_bytes > 0 or any(
+            not self._routing.owns(task) for task in tasks
+        )
 
     @property
     def producer(self) -> Producer:
@@ -112,7 +133,7 @@ class Engine:
     async def publish_many(
         self, topic: str, messages: Sequence[Message], partition: int | None = None
     ) -> list[Published | MomError]:
-        """Publish many; the results are in the order of the messages. Raises nothing per message."""
+        """Publish many; results in the order of the messages. Raises nothing for one of them."""
         return await self._producer.publish_many(topic, messages, partition)
 
     # Reading.
@@ -163,7 +184,13 @@ class Engine:
         return await self._queues.settle(topic, subscription, ranges)
 
     async def browse(
-        self, topic: str, subscription: str, partition: int, *, offset: int = 0, max_messages: int = 100
+        self,
+        topic: str,
+        subscription: str,
+        partition: int,
+        *,
+        offset: int = 0,
+        max_messages: int = 100,
     ) -> broker_pb2.BrowseResponse:
         """Look at messages of one partition without leasing them."""
         return await self._queues.browse(
@@ -219,7 +246,7 @@ class Engine:
     # Administration, at the leading master.
 
     async def create_topic(self, config: TopicConfig) -> tuple[TopicConfig, bool]:
-        """Create a topic or queue, and whether it is new. Raises ConflictError with the differences.
+        """Create a topic or queue, and whether it is new. ConflictError has the differences.
 
         ``topic_id`` and ``created_at_ms`` of ``config`` are ignored: the master gives them.
         """
@@ -235,9 +262,7 @@ class Engine:
         """Topics and queues in the order of their names. ``limit`` 1 to 1,000; 0 is 100."""
         return await self._admin.list_topics(kind, limit, page_token)
 
-    async def alter_topic(
-        self, name: str, kind: TopicKind | None, patch: bytes
-    ) -> TopicConfig:
+    async def alter_topic(self, name: str, kind: TopicKind | None, patch: bytes) -> TopicConfig:
         """Apply a JSON merge patch of the shown form."""
         return await self._admin.alter_topic(name, kind, patch)
 

@@ -1,8 +1,8 @@
 """One partition's way out: batches in order, numbered so that each lands once. No I/O.
 
 A lane has a producer id of its own, random, and numbers its batches 0, 1, 2 and so on when they are
-first sent. The store appends a batch only after the one before it and knows the last few again, so a
-batch may be sent as often as it takes (KIP-98). At most PRODUCER_WINDOW_BATCHES are on their way.
+first sent. The store appends a batch only after the one before it and knows the last few again, so
+a batch may be sent as often as it takes (KIP-98). At most PRODUCER_WINDOW_BATCHES are on their way.
 
 - A batch that failed goes back to its place; nothing is sent until all on their way have returned,
   then they go in order.
@@ -23,7 +23,6 @@ from mom_client.results import PublishedBatch
 from mom_core import limits
 from mom_core.batch import COMPRESSION_NONE, COMPRESSION_ZLIB, BatchBuilder
 from mom_core.errors import ErrorCode, MomError, ProducerError, TimedOutError
-from mom_core.message import Message
 
 # Answers that say for certain that a batch did not land by this try.
 _DID_NOT_LAND: Final = frozenset(
@@ -93,8 +92,8 @@ class Lane:
     """The batches of one partition, in order."""
 
     __slots__ = (
-        "_number", "_numbers_anew", "_proven", "_recovering", "_sequence", "building", "hold_until_ms",
-        "in_flight", "index", "producer_id", "queue", "topic_id", "topic_name",
+        "_number", "_numbers_anew", "_proven", "_recovering", "_sequence", "building",
+        "hold_until_ms", "in_flight", "index", "producer_id", "queue", "topic_id", "topic_name",
     )  # fmt: skip
 
     def __init__(self, topic_name: str, topic_id: bytes, index: int, producer_id: int) -> None:
@@ -253,7 +252,7 @@ class Lane:
         return all(one.number > batch.number or one.sequence < 0 for one in others)
 
     def expire(self, now_ms: int) -> list[OutgoingBatch]:
-        """Take out waiting batches whose time is over, closing the open one where it is among them."""
+        """Take out waiting batches whose time is over, the open one included."""
         if self.building is not None and now_ms >= self.building.deadline_ms:
             self.close_batch()
         gone = [batch for batch in self.queue if now_ms >= batch.deadline_ms]
@@ -283,7 +282,7 @@ def expired(lane: Lane, batch: OutgoingBatch, error: MomError | None) -> MomErro
     reason = error.message if error is not None else "the partition has no owner that answers"
     return TimedOutError(
         f"{batch.builder.count} messages for {lane.topic_name!r} partition {lane.index} were not "
-        f"acknowledged within the delivery timeout, after {batch.attempts} tries: {reason}. {doubt}",
+        f"acknowledged within the delivery timeout, after {batch.attempts} tries: {reason}. "
+        f"{doubt}",
         details={"may_have_landed": "true" if batch.may_have_landed else "false"},
     )
-

@@ -19,7 +19,7 @@ REQUEST_TIMEOUT_MS_DEFAULT: Final = 10_000
 CONNECT_TIMEOUT_MS_DEFAULT: Final = 5_000
 # Messages that were handed over and are not yet acknowledged.
 IN_FLIGHT_BYTES_MAX_DEFAULT: Final = 32 * limits.MIB
-# Several partitions' batches go into one call up to this size: where gRPC has reached its full rate.
+# Several partitions' batches share a call up to this size: gRPC has reached its full rate there.
 PRODUCE_BYTES_TARGET: Final = 1 * limits.MIB
 # Calls under way to one node at a time, so that a slow node gathers bigger calls instead.
 PRODUCE_CALLS_PER_NODE_MAX: Final = 8

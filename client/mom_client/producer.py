@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from mom_client.backoff import Backoff
 from mom_client.lane import Lane, OutgoingBatch, Sink, expired
@@ -414,10 +414,13 @@ class Producer:
             outgoing.setdefault(address, []).append((lane, batch))
 
     def _address(self, lane: Lane) -> str:
-        publisher = self._publishers.get(lane.topic_name)
-        if publisher is None or publisher.route.topic_id != lane.topic_id:
+        if not self._known(lane):
             return ""
-        return self._routing.address(publisher.route.owners[lane.index])
+        return self._routing.address(self._publishers[lane.topic_name].route.owners[lane.index])
+
+    def _known(self, lane: Lane) -> bool:
+        publisher = self._publishers.get(lane.topic_name)
+        return publisher is not None and publisher.route.topic_id == lane.topic_id
 
     def _next_look_ms(self, lane: Lane) -> int:
         """When a lane has to be looked at again, if nothing else happens before."""
@@ -479,7 +482,7 @@ class Producer:
         for (lane, batch), outcome in zip(items, outcomes, strict=True):
             lost |= self._returned(lane, batch, outcome)
         if lost:
-            self._spawn(self._routing.refreshed(revision, 0))
+            self._routing.complain(revision)
         self._kick()
 
     def _returned(
@@ -497,6 +500,9 @@ class Producer:
         final = lane.failed(batch, outcome, now_ms)
         if final is not None:
             self._finish(batch, final)
+            return False
+        if not self._known(lane):
+            self._abandon_lane(lane)
             return False
         if outcome.code is ErrorCode.OUT_OF_ORDER_SEQUENCE:
             return False
@@ -544,13 +550,16 @@ class Producer:
                 lane.hold_until_ms = 0  # What kept it back may be over.
 
     def _abandon(self, publisher: TopicPublisher) -> None:
+        for lane in publisher.lanes:
+            self._abandon_lane(lane)
+
+    def _abandon_lane(self, lane: Lane) -> None:
         """The topic is no more; what is on its way ends by itself."""
         error = NotFoundError(
-            f"{publisher.route.name!r} was deleted while messages waited to be sent", field="topic"
+            f"{lane.topic_name!r} was deleted while messages waited to be sent", field="topic"
         )
-        for lane in publisher.lanes:
-            for batch in lane.drain():
-                self._finish(batch, error)
+        for batch in lane.drain():
+            self._finish(batch, error)
 
     # The end.
 
@@ -580,8 +589,8 @@ class Producer:
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _spawn(self, coroutine: Iterable[object]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type, var-annotated]
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

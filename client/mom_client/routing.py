@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -126,9 +126,7 @@ def topic_route(routing: broker_pb2.TopicRouting) -> TopicRoute:
             OwnerRoute(one.node_id, one.epoch, HashRange(one.hash_first, one.hash_last + 1))
             for one in routing.owners
         ),
-        subscriptions={
-            one.name: subscription_of_wire(one) for one in routing.subscriptions
-        },
+        subscriptions={one.name: subscription_of_wire(one) for one in routing.subscriptions},
     )
 
 
@@ -191,10 +189,14 @@ class Routing:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._notify()
 
+    def owns(self, task: asyncio.Task[Any]) -> bool:
+        """Whether a task only follows the table."""
+        return task in (self._watch, self._stream)
+
     # Reading the table.
 
     async def ready(self) -> RoutingSnapshot:
-        """The table, waiting for the first one. Raises UnavailableError that names what was tried."""
+        """The table, waiting for the first one. UnavailableError names what was tried."""
         deadline_ms = self._clock.monotonic_ms() + self._options.connect_timeout_ms
         while self.snapshot.revision == 0:
             if self._fatal is not None:
@@ -248,7 +250,7 @@ class Routing:
         """Ask one server anew, since the stream may not have brought a new topic yet."""
         request = broker_pb2.WatchRoutingRequest(topics=[name]).SerializeToString()
         error: MomError | None = None
-        for address in self._candidates():
+        for address in self.candidates():
             try:
                 async with asyncio.timeout(self._options.connect_timeout_ms / 1000):
                     async with contextlib.aclosing(
@@ -268,21 +270,27 @@ class Routing:
             raise error
         raise self.unavailable(f"the topic {name!r} could not be looked up")
 
-    async def appeared(self, name: str) -> TopicRoute:
-        """Wait until a topic that was just made is in the table with all its owners."""
-        deadline_ms = self._clock.monotonic_ms() + APPEAR_MS_MAX
-        while True:
+    async def appeared(self, name: str) -> None:
+        """Wait until a topic that was just made is in the table with all its owners.
+
+        Raises UnavailableError when it is not there at all after APPEAR_MS_MAX.
+        """
+
+        def owned() -> bool:
             found = self._topics.get(name)
-            if found is not None and all(owner.node_id for owner in found.owners):
-                return found
-            left_ms = deadline_ms - self._clock.monotonic_ms()
-            if left_ms <= 0:
-                if found is not None:
-                    return found
-                raise UnavailableError(
-                    f"{name!r} was created, but the nodes do not know it after {APPEAR_MS_MAX} ms"
-                )
-            await self.changed(left_ms)
+            return found is not None and all(owner.node_id for owner in found.owners)
+
+        if not await self.until(owned, APPEAR_MS_MAX) and name not in self._topics:
+            raise UnavailableError(
+                f"{name!r} was created, but the nodes do not know it after {APPEAR_MS_MAX} ms"
+            )
+
+    def forget(self, name: str, unless_topic_id: str) -> None:
+        """Drop a topic that was just deleted or replaced, ahead of the stream's news."""
+        found = self._topics.get(name)
+        if found is not None and found.config.topic_id != unless_topic_id:
+            del self._topics[name]
+            self._notify()
 
     def address(self, partition_owner: OwnerRoute) -> str:
         """Where to send a call for an owner; empty when it has no address now."""
@@ -313,9 +321,15 @@ class Routing:
     async def refreshed(self, revision: int, wait_ms: int) -> None:
         """After a wrong turn taken with the table of ``revision``: wait for a newer one.
 
-        Returns after ``wait_ms`` also without one. Complaints without news make the watch go on to
-        another process.
+        Returns after ``wait_ms`` also without one.
         """
+        if self.snapshot.revision > revision:
+            return
+        self.complain(revision)
+        await self.changed(wait_ms)
+
+    def complain(self, revision: int) -> None:
+        """Note a wrong turn. Complaints without news make the watch go on to another process."""
         if self.snapshot.revision > revision:
             return
         now_ms = self._clock.monotonic_ms()
@@ -325,24 +339,34 @@ class Routing:
             self._complaint_ms = None
             if self._stream is not None:
                 self._stream.cancel()
-        await self.changed(wait_ms)
+
+    async def until(self, holds: Callable[[], bool], timeout_ms: int) -> bool:
+        """Wait until the table shows something, at most ``timeout_ms``; whether it does."""
+        deadline_ms = self._clock.monotonic_ms() + timeout_ms
+        while not holds():
+            left_ms = deadline_ms - self._clock.monotonic_ms()
+            if left_ms <= 0:
+                return False
+            await self.changed(left_ms)
+        return True
 
     def unavailable(self, what: str) -> UnavailableError:
         """An error that names every address tried and what came of it."""
         tried = [
             f"{address} ({_short(self._failures.get(address, 'no answer yet'))})"
-            for address in self._candidates()
+            for address in self.candidates()
         ]
         more = len(tried) - _TRIED_SHOWN_MAX
         shown = ", ".join(tried[:_TRIED_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
         return UnavailableError(
             f"{what}; tried {shown}. Check that MOM runs and that the address is right",
-            details={"addresses": ",".join(self._candidates())},
+            details={"addresses": ",".join(self.candidates())},
         )
 
     # Following.
 
-    def _candidates(self) -> list[str]:
+    def candidates(self) -> list[str]:
+        """All addresses that may serve the table, the one that does first."""
         live = [
             node.address for node in self._nodes.values() if node.state != "lost" and node.address
         ]
@@ -353,14 +377,16 @@ class Routing:
         backoff = Backoff(self._random)
         loop = asyncio.get_running_loop()
         while not self._closed:
-            for address in self._candidates():
+            for address in self.candidates():
                 self._stream = loop.create_task(self._follow_at(address, backoff))
                 try:
                     await asyncio.wait((self._stream,))
                 finally:
                     self._stream.cancel()
                 if not self._stream.cancelled() and self._stream.exception() is not None:
-                    _log.error("following the routing table failed", exc_info=self._stream.exception())
+                    _log.error(
+                        "no routing table from %s", address, exc_info=self._stream.exception()
+                    )
                 self._stream = None
                 if self._connected == address:
                     self._connected = ""
@@ -396,16 +422,14 @@ class Routing:
         if update.full or update.nodes_changed:
             self._nodes.clear()
             self._nodes.update((one.node_id, node_route(one)) for one in update.nodes)
-            self._connections.keep_only({*self._candidates(), update.master_address})
+            self._connections.keep_only({*self.candidates(), update.master_address})
             self._unreachable_until.clear()
         for name in update.removed:
             self._topics.pop(name, None)
         self._merge_topics(update)
         # A revision of another store (it was emptied) may be lower; callers only compare for news.
         revision = max(update.revision, self.snapshot.revision + 1)
-        self.snapshot = RoutingSnapshot(
-            revision, self._nodes, self._topics, update.master_address
-        )
+        self.snapshot = RoutingSnapshot(revision, self._nodes, self._topics, update.master_address)
         self._complaint_ms = None
         self._notify()
 

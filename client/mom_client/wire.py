@@ -1,13 +1,13 @@
 """The one boundary to gRPC: channels, bytes in and out, and errors translated once.
 
-No other module of the client touches grpc, and this one imports it only when a connection is opened:
-an application that imports the client and then forks has started nothing.
+No other module of the client touches grpc, and this one imports it only when a connection
+is opened: an application that imports the client and then forks has started nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import DecodeError
@@ -120,7 +120,9 @@ def check_address(address: str) -> str:
 class Connections:
     """Channels to processes by address: the Transport port over gRPC.
 
-    Belongs to the event loop on which it is first used.
+    Belongs to the event loop on which it is first used. Errors are raised outside of the handlers
+    that caught gRPC's own: as their context these would keep the channel alive, and with it gRPC's
+    threads, which must be gone before a fork.
     """
 
     def __init__(self, token: str | None = None) -> None:
@@ -129,6 +131,7 @@ class Connections:
         self._methods: dict[tuple[str, str], Callable[..., Any]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._resumed: asyncio.Event | None = None
 
     async def call(self, address: str, method: str, request: bytes, timeout_ms: int) -> bytes:
         """Call ``method`` (``/mom.v1.Broker/Fetch``) at ``host:port``.
@@ -138,36 +141,51 @@ class Connections:
         """
         import grpc
 
+        if self._resumed is not None:
+            await self._resumed.wait()
         call = self._methods.get((address, method))
         if call is None:
             call = self._channel(address).unary_unary(method)
             self._methods[address, method] = call
+        failure: BaseException
         try:
-            reply: bytes = await call(
-                request, timeout=timeout_ms / 1000, metadata=self._metadata
-            )
+            reply: bytes = await call(request, timeout=timeout_ms / 1000, metadata=self._metadata)
+            return reply
         except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error, address, method) from None
+            failure = error_from_rpc(error, address, method)
         except asyncio.CancelledError:
-            raise self._cancelled(address) from None
+            failure = self._cancelled(address)
         except grpc.aio.UsageError:
-            raise UnavailableError(f"the connection to {address} was closed") from None
-        return reply
+            failure = UnavailableError(f"the connection to {address} was closed")
+        finally:
+            del call
+        raise failure
 
-    async def stream(self, address: str, method: str, request: bytes) -> AsyncIterator[bytes]:
+    async def stream(
+        self, address: str, method: str, request: bytes
+    ) -> AsyncGenerator[bytes, None]:
         """Call a method that answers with a stream. Raises as :meth:`call`."""
         import grpc
 
+        if self._resumed is not None:
+            await self._resumed.wait()
+        failure: BaseException | None = None
+        call: Any = self._channel(address).unary_stream(method)
+        replies: Any = call(request, metadata=self._metadata)
         try:
-            call = self._channel(address).unary_stream(method)
-            async for reply in call(request, metadata=self._metadata):
+            async for reply in replies:
                 yield reply
         except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error, address, method) from None
+            failure = error_from_rpc(error, address, method)
         except asyncio.CancelledError:
-            raise self._cancelled(address) from None
+            failure = self._cancelled(address)
         except grpc.aio.UsageError:
-            raise UnavailableError(f"the connection to {address} was closed") from None
+            failure = UnavailableError(f"the connection to {address} was closed")
+        finally:
+            replies.cancel()
+            del call, replies
+        if failure is not None:
+            raise failure
 
     def _cancelled(self, address: str) -> BaseException:
         """Tell our own cancellation from gRPC's, which reports a closed channel as one too."""
@@ -202,9 +220,27 @@ class Connections:
         for key in [key for key in self._methods if key[0] == address]:
             del self._methods[key]
 
+    async def pause(self) -> None:
+        """Close all connections until :meth:`resume`, for a fork.
+
+        Calls under way end with UnavailableError, and new ones wait.
+        """
+        self._resumed = asyncio.Event()
+        await self._close_all()
+
+    def resume(self) -> None:
+        """Connect again on demand."""
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
     async def close(self) -> None:
         """Close all connections. Calls under way end with UnavailableError."""
         self._closed = True
+        self.resume()
+        await self._close_all()
+
+    async def _close_all(self) -> None:
         channels = list(self._channels.values())
         self._channels.clear()
         self._methods.clear()

@@ -119,10 +119,10 @@ GATEWAY_BODIES_BYTES_MAX: Final = 256 * MIB
 GATEWAY_REQUESTS_MAX: Final = 20_000
 # Records or leased messages in one answer: rendering 10,000 small ones takes about 20 ms.
 GATEWAY_RECORDS_MAX: Final = 10_000
-# A streamed body is published in pieces of this size, so many at a time: the memory of one stream.
-STREAM_CHUNK_BYTES: Final = 512 * KIB
-STREAM_CHUNK_MESSAGES: Final = 2_000
-STREAM_CHUNKS_IN_FLIGHT_MAX: Final = 4
+# A streamed body is published in chunks, one under way while the next one gathers: the memory of one
+# stream is twice this. A chunk of several full batches keeps every partition of a topic busy.
+STREAM_CHUNK_BYTES: Final = 1 * MIB
+STREAM_CHUNK_MESSAGES: Final = 4_000
 # Failed lines that the answer to a streamed body names one by one; the rest are counted.
 STREAM_ERRORS_SHOWN_MAX: Final = 100
 # What Retry-After says when the failing part gave no time of its own.

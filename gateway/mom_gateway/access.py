@@ -1,6 +1,6 @@
 """The one place where a request becomes an identity, and asks whether that identity may do it.
 
-A token is proven by a node (:meth:`Engine.authenticate`, constant-time there) and the answer is kept
+A token is proven by a node (:meth:`Engine.authenticate`, constant-time there); its answer is kept
 for as long as the node allows, under a hash of the token, so that no token lies in this process's
 memory longer than its request. Refusals are kept briefly too, or a client with a wrong token could
 ask nodes at the rate of its requests.
@@ -53,9 +53,7 @@ class Access:
             raise UnauthenticatedError(known[1].message)
         return known[1]
 
-    async def _ask(
-        self, token: str, digest: bytes
-    ) -> tuple[int, Identity | UnauthenticatedError]:
+    async def _ask(self, token: str, digest: bytes) -> tuple[int, Identity | UnauthenticatedError]:
         found: Identity | UnauthenticatedError
         try:
             answer = await self._engine.authenticate(token)

@@ -1,9 +1,9 @@
 """Messages as JSON, in both directions.
 
-In: ``value`` is any JSON value. A string is stored as its UTF-8 text (``text/plain``), anything else
-as the JSON text that was sent (``application/json``), byte for byte. ``value_base64`` carries bytes.
-With a ``content_type`` that is JSON, ``value`` is stored as JSON whatever it is; with another one it
-must be a string.
+In: ``value`` is any JSON value. A string is stored as its UTF-8 text (``text/plain``), anything
+else as the JSON text that was sent (``application/json``), byte for byte. ``value_base64`` carries
+bytes. With a ``content_type`` that is JSON, ``value`` is stored as JSON whatever it is; with
+another one it must be a string.
 
 Out: the content type decides. Text comes back as a string and JSON as JSON, both in ``value``; the
 rest, and what does not hold what its content type says, as base64 in ``value_base64``.
@@ -147,7 +147,7 @@ def decode_items(body: bytes, *, queue: bool) -> tuple[list[Item], bool]:
         return [decoded], True
     if decoded.value is not UNSET or decoded.value_base64 is not UNSET:
         raise InvalidArgumentError(f"the body has {word} and a value; send one of them", field=word)
-    return items, False  # type: ignore[return-value]
+    return items, False
 
 
 def _decode_each(body: bytes, word: str, error: msgspec.ValidationError) -> list[Item]:
@@ -203,7 +203,7 @@ def _value_of(item: MessageIn) -> tuple[bytes, str | None]:
         raise InvalidArgumentError(
             "a message has value or value_base64, not both", field="value_base64"
         )
-    text = bytes(raw)  # type: ignore[arg-type]
+    text = bytes(raw)
     content_type = item.content_type
     if content_type is None:
         return (string_bytes(text), TEXT) if text[0] == _QUOTE else (text, JSON)

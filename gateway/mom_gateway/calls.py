@@ -46,12 +46,17 @@ class Call:
         header = header_of(self.scope["headers"], b"content-type")
         return check_media_type(header, allowed)
 
-    async def json(self, decoder: msgspec.json.Decoder[BodyT], default: BodyT | None = None) -> BodyT:
+    async def json(
+        self,
+        decoder: msgspec.json.Decoder[BodyT],
+        default: BodyT | None = None,
+        media_types: tuple[str, ...] = JSON_TYPES,
+    ) -> BodyT:
         """The body as the decoder's type; ``default`` for no body at all.
 
         Raises InvalidArgumentError that names the field or the position.
         """
-        self.media_type(JSON_TYPES)
+        self.media_type(media_types)
         body = await self.body.read()
         if not body and default is not None:
             return default

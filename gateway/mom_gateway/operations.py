@@ -39,7 +39,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     description: str
     type: Any = None
-    """The type of its JSON, None for no body."""
+    """The type of its JSON; several in a tuple; None for no body."""
     example: Any = None
     media_type: str = "application/json"
 
@@ -70,9 +70,7 @@ class Described:
         self.router = APIRouter()
         self.operations: list[tuple[str, str, Operation]] = []
 
-    def route(
-        self, method: str, path: str, operation: Operation
-    ) -> Callable[[HandlerT], HandlerT]:
+    def route(self, method: str, path: str, operation: Operation) -> Callable[[HandlerT], HandlerT]:
         """Register a handler under a method and path."""
         self.operations.append((method, path, operation))
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+
 from mom_core import limits
 from mom_core.errors import ERROR_CODES, ErrorCode, MomError
 from mom_gateway.http import Header, Reply, json_bytes
@@ -26,6 +28,8 @@ _NUMBERS: Final = frozenset(
         "sum_bytes",
     }
 )  # fmt: skip
+# Facts that are JSON themselves.
+_DOCUMENTS: Final = frozenset({"differences"})
 _STANDARD: Final = frozenset(
     {"type", "title", "status", "detail", "instance", "code", "retriable", "field"}
 )
@@ -48,8 +52,16 @@ def problem_of(error: MomError) -> dict[str, Any]:
         problem["retry_after_ms"] = error.retry_after_ms
     for name, value in error.details.items():
         if name not in _STANDARD:
-            problem[name] = int(value) if name in _NUMBERS and value.isdigit() else value
+            problem[name] = _fact(name, value)
     return problem
+
+
+def _fact(name: str, value: str) -> Any:
+    if name in _NUMBERS and value.isdigit():
+        return int(value)
+    if name in _DOCUMENTS:
+        return msgspec.json.decode(value)
+    return value
 
 
 def problem_reply(error: MomError, **members: object) -> Reply:

@@ -1,19 +1,18 @@
 """Publishing what a request brought: one message, a batch, or a stream of lines of any length.
 
-A batch answers 200 when all items landed and 207 when some did not. When every item failed with the
-same code (an unknown topic, a full store) the answer is that problem, with ``results`` added, so that
+A batch answers 200 when all items landed and 207 when some did not. When every item failed with
+the same code (an unknown topic, a full store) the answer is that problem, with ``results`` added:
 a client that looks at the status alone is not misled.
 
-A stream is never held whole: lines are gathered into chunks, a bounded number of chunks is under way,
-and reading stops while they are, which TCP passes on to the sender. Whatever has come is sent on as
-soon as nothing of the stream is under way, so a slow stream is not held back. It stops early when a
-whole chunk fails for a reason that further lines would share.
+A stream is never held whole: while one chunk of lines is under way the next one gathers, and when
+it is full reading stops, which TCP passes on to the sender. One chunk at a time keeps the lines in
+order. Whatever has come is sent on as soon as nothing is under way, so a slow stream is not held
+back. It stops early when a whole chunk fails for a reason that further lines would share.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any, Final
 
@@ -35,7 +34,7 @@ from mom_gateway.bodies import (
     message_of,
 )
 from mom_gateway.calls import Call
-from mom_gateway.http import ClientGoneError, Header, Reply, json_bytes
+from mom_gateway.http import Header, Reply, json_bytes
 from mom_gateway.operations import Answer, Example, Operation
 from mom_gateway.problems import common_error, problem_of, problem_reply
 from mom_gateway.service import Service
@@ -273,7 +272,7 @@ class StreamPublisher:
         self._lines: list[int] = []
         self._gathered_bytes = 0
         self._line = 0
-        self._tasks: deque[asyncio.Task[None]] = deque()
+        self._under_way: asyncio.Task[None] | None = None
         self._accepted = 0
         self._failed = 0
         self._errors: list[dict[str, Any]] = []
@@ -285,22 +284,18 @@ class StreamPublisher:
         try:
             await self._read(call.body.chunks())
             await self._flush()
-        except ClientGoneError:
-            # The last line may be cut off: it is dropped, and what was sent on ends by itself.
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            raise
-        except asyncio.CancelledError:
-            for task in self._tasks:
-                task.cancel()
-            raise
-        await asyncio.gather(*self._tasks)
+        finally:
+            # Also when the client is gone: what was sent on ends by itself. The last line may be
+            # cut off then, and is dropped.
+            if self._under_way is not None:
+                await self._under_way
         return self._answer()
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> None:
         splitter = LineSplitter(self._line_bytes_max)
         async for chunk in chunks:
             await self._gather(splitter.feed(chunk))
-            if not any(not task.done() for task in self._tasks):
+            if self._under_way is None or self._under_way.done():
                 await self._flush()
             if self._stopped_by is not None:
                 return
@@ -322,13 +317,12 @@ class StreamPublisher:
                 await self._flush()
 
     async def _flush(self) -> None:
-        """Send the gathered lines on, once there are few enough chunks under way."""
-        while self._tasks and (
-            self._tasks[0].done() or len(self._tasks) >= limits.STREAM_CHUNKS_IN_FLIGHT_MAX
-        ):
-            await self._tasks.popleft()
+        """Send the gathered lines on, once those before them are settled."""
+        if self._under_way is not None:
+            await self._under_way
+            self._under_way = None
         if self._items and self._stopped_by is None:
-            self._tasks.append(asyncio.create_task(self._publish(self._items, self._lines)))
+            self._under_way = asyncio.create_task(self._publish(self._items, self._lines))
         self._items, self._lines, self._gathered_bytes = [], [], 0
 
     async def _publish(self, items: list[Item | Message], lines: list[int]) -> None:
@@ -376,7 +370,9 @@ class StreamPublisher:
 # The description of both publishing routes.
 
 
-def describe_publish(operation_id: str, word: str, summary: str, body: type[MessageIn]) -> Operation:
+def describe_publish(
+    operation_id: str, word: str, summary: str, body: type[MessageIn]
+) -> Operation:
     """The operation of POST …/records and POST …/messages."""
     result = {
         "partition": 0,
@@ -415,12 +411,12 @@ def describe_publish(operation_id: str, word: str, summary: str, body: type[Mess
         answers={
             200: Answer(
                 description="All landed. A stream is answered with a summary.",
-                type=PublishReply | StreamReply,
+                type=(PublishReply, StreamReply),
                 example={"results": [result]},
             ),
             207: Answer(
                 description="Some landed; the others have a problem in their place.",
-                type=PublishReply | StreamReply,
+                type=(PublishReply, StreamReply),
                 example={
                     "results": [
                         result,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mom_core import limits
-from mom_core.access import CLUSTER, Action, Identity
+from mom_core.access import CLUSTER, Action, Identity, allowed
 from mom_core.errors import ConflictError, NotFoundError, OverloadedError
 from mom_core.names import check_name
 from mom_core.ports import Clock
@@ -73,6 +73,10 @@ class Service:
         """Raise ForbiddenError unless the identity may do this."""
         require(identity, action, resource)
 
+    def may_describe(self, identity: Identity, resource: str) -> bool:
+        """Whether the identity may see that this topic or queue exists."""
+        return allowed(identity, Action.DESCRIBE, resource)
+
     async def topic(self, name: str, kind: TopicKind) -> TopicRoute:
         """The topic or queue of this name.
 
@@ -84,7 +88,8 @@ class Service:
         except NotFoundError:
             check_name(name, kind.value)
             raise NotFoundError(
-                f"{kind.value} {name!r} does not exist; create it with PUT /v1/{kind.value}s/{name}",
+                f"{kind.value} {name!r} does not exist; create it with PUT "
+                f"/v1/{kind.value}s/{name}",
                 field=kind.value,
             ) from None
         check_kind(name, route.config.kind, kind)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+
 from mom_broker.rpc.system import SystemClock
 from mom_broker.storage.memory import MemoryStore
 from mom_broker.storage.redis import RedisStore
@@ -134,6 +135,6 @@ def new_partition(index: int = 0) -> PartitionId:
 
 
 @pytest.fixture
-def partitions() -> Iterator[Callable[[], PartitionId]]:
+def partitions() -> Callable[[], PartitionId]:
     """Makes partitions that nothing was written to."""
-    yield new_partition
+    return new_partition

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
 import pytest
+
 from mom_core.errors import ConflictError
 from mom_core.ports import KeyEvent, KeySnapshot, KeyValue, KeyWrite, Store
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
+
 from mom_core.errors import NotFoundError, StaleEpochError
 from mom_core.names import PartitionId
 from mom_core.ports import Appended, AppendOutcome, Commit, Loaded, NewBatch, Store, TrimRule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from mom_core import limits
 from mom_core.names import PartitionId
 from mom_core.ports import Appended, AppendOutcome, Commit, NewBatch, Store, TrimRule

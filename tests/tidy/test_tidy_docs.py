@@ -41,7 +41,7 @@ def test_links_lead_somewhere() -> None:
         for link in LINK.findall(CODE.sub("", tree.read(document)))
         if _link_is_broken(document, link)
     ]
-    assert broken == []
+    assert not broken, "\n".join(broken)
 
 
 def test_cited_tests_exist() -> None:
@@ -52,7 +52,7 @@ def test_cited_tests_exist() -> None:
             text = path.read_text() if path.is_file() else ""
             if not text or (test and not re.search(rf"(def|class) {test}\b", text)):
                 missing.append(f"{document}: {name}::{test}")
-    assert missing == []
+    assert not missing, "\n".join(missing)
 
 
 def test_named_make_targets_exist() -> None:
@@ -64,7 +64,7 @@ def test_named_make_targets_exist() -> None:
         for target in MAKE_COMMAND.findall(code)
         if target not in targets
     ]
-    assert unknown == []
+    assert not unknown, "\n".join(unknown)
 
 
 def test_named_repository_paths_exist() -> None:
@@ -77,4 +77,4 @@ def test_named_repository_paths_exist() -> None:
         for name in path_like.findall(tree.read(document))
         if not (tree.ROOT / name).exists() and not name.startswith("bench/results")
     ]
-    assert missing == []
+    assert not missing, "\n".join(missing)

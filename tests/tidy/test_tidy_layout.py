@@ -20,7 +20,7 @@ def test_no_component_folder_holds_python_of_its_own() -> None:
         for path in tree.files()
         if len(path.parts) == 2 and path.parts[0] in tree.COMPONENTS and path.suffix == ".py"
     ]
-    assert stray == []
+    assert not stray, "\n".join(stray)
 
 
 def test_no_file_or_folder_has_a_vague_name() -> None:
@@ -29,7 +29,7 @@ def test_no_file_or_folder_has_a_vague_name() -> None:
         for path in tree.python_files()
         if VAGUE_NAMES & set(re.split(r"[_/.]", str(path).lower()))
     ]
-    assert vague == []
+    assert not vague, "\n".join(vague)
 
 
 def test_every_package_in_the_wheel_is_typed_and_every_component_is_in_the_wheel() -> None:
@@ -42,7 +42,7 @@ def test_every_package_in_the_wheel_is_typed_and_every_component_is_in_the_wheel
     }
     assert packages == on_disk
     untyped = [name for name in packages if not (tree.ROOT / name / "py.typed").exists()]
-    assert untyped == []
+    assert not untyped, "\n".join(untyped)
 
 
 def _declared() -> dict[str, Requirement]:

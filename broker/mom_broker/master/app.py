@@ -109,6 +109,10 @@ class Master:
         """Whether this master leads."""
         return self._leadership.leading
 
+    async def until_leading(self) -> None:
+        """Wait until this master leads."""
+        await self._leadership.started.wait()
+
     def ready(self) -> tuple[bool, str]:
         """Whether it leads or stands by, and one line that says which."""
         if self._leading_task is None:

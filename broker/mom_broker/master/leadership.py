@@ -79,6 +79,8 @@ class Leadership:
         self._ends_at_ms = 0
         self._deposed = asyncio.Event()
         self._leader_changed = asyncio.Event()
+        self.started = asyncio.Event()
+        """Set while a term is under way."""
         self.address = ""
         """What to sign with: where this master is reached. Set before :meth:`run`."""
         self.fence: Fence | None = None
@@ -159,12 +161,14 @@ class Leadership:
             )
             _log.info("master %s leads", self._master_id, extra={"term": token})
             await self._on_start()
+            self.started.set()
             await self._keep(token)
         except MomError as error:
             _log.warning("the lead could not be taken up: %s", error.message)
             await self._clock.sleep(RETRY_MS)
         finally:
             fence, self.fence = self.fence, None
+            self.started.clear()
             await self._on_end()
             _log.info("master %s no longer leads", self._master_id, extra={"term": token})
             if fence is not None:

@@ -22,8 +22,10 @@ _STANDARD: Final = frozenset(
     vars(logging.LogRecord("", 0, "", 0, "", (), None)) | {"message": "", "asctime": ""}
 )
 _SECRETS: Final = (
-    # "Bearer ..." of a header, and a password in a URL such as redis://user:password@host.
+    # "Bearer ..." of a header, the secret of one of our tokens wherever it stands, and a password
+    # in a URL such as redis://user:password@host.
     (re.compile(r"(?i)(bearer\s+)[^\s\"',]+"), r"\1***"),
+    (re.compile(r"(mom_[0-9a-f]{16}_)[0-9a-f]{64}"), r"\1***"),
     (re.compile(r"(://[^/\s:@]*:)[^/\s@]+@"), r"\1***@"),
 )
 

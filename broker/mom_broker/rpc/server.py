@@ -160,7 +160,8 @@ class _Boundary(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
                 self._authenticator.identity_of(context)
-                async with contextlib.aclosing(inner(request, context)) as replies:  # type: ignore[type-var]
+                replies: Any = inner(request, context)
+                async with contextlib.aclosing(replies):
                     async for reply in replies:
                         yield reply
             except Exception as error:

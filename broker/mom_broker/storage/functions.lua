@@ -308,12 +308,19 @@ end
 --   entries   hash: key -> "<revision> <value>"; order: sorted set of the keys, for prefixes
 --   revision  the last change's number; changes: stream, a write an entry, ID <revision>-0
 --   leases    hash: name -> "<token> <expires_at_ms> <holder>"
+--   written:<token>  string: the revision of a set of writes, kept while it may be repeated
 
-local ENTRIES, ORDER, REVISION, CHANGES = 1, 2, 3, 4
+local ENTRIES, ORDER, REVISION, CHANGES, WRITTEN = 1, 2, 3, 4, 5
 
--- args: changes_kept; then for each write: key, expected revision or '', 's' | 'd', value
+-- args: changes_kept, milliseconds that a repetition is known;
+--       then for each write: key, expected revision or '', 's' | 'd', value
 local function write(keys, args)
-  for at = 2, #args, 4 do
+  local written = redis.call('GET', keys[WRITTEN])
+  if written then
+    redis.call('PEXPIRE', keys[WRITTEN], args[2])
+    return {'ok', written}
+  end
+  for at = 3, #args, 4 do
     if args[at + 1] ~= '' then
       local held = redis.call('HGET', keys[ENTRIES], args[at])
       local revision = held and string.match(held, '^%d+') or '0'
@@ -322,12 +329,12 @@ local function write(keys, args)
       end
     end
   end
-  if #args == 1 then
+  if #args == 2 then
     return {'ok', redis.call('GET', keys[REVISION]) or '0'}
   end
   local revision = text(redis.call('INCR', keys[REVISION]))
   local change = {}
-  for at = 2, #args, 4 do
+  for at = 3, #args, 4 do
     local key, value = args[at], args[at + 3]
     if args[at + 2] == 's' then
       redis.call('HSET', keys[ENTRIES], key, revision .. ' ' .. value)
@@ -340,6 +347,7 @@ local function write(keys, args)
     change[#change + 1] = value
   end
   redis.call('XADD', keys[CHANGES], 'MAXLEN', args[1], revision .. '-0', unpack(change))
+  redis.call('SET', keys[WRITTEN], revision, 'PX', args[2])
   return {'ok', revision}
 end
 

@@ -1,13 +1,13 @@
 """The store in Redis or Valkey 7.0 and newer: for clusters.
 
-Each call is one Redis Function (``functions.lua``), hence atomic; a commit's batches travel beside
-theirs, in one transaction with it, so that their bytes are not copied through Lua. The library's name carries its
-version and a digest of its code, so that nodes of two versions can share a server during a rolling
-upgrade and neither swaps the other's code. All keys of a partition share a hash tag, and so do
-those of the control plane.
+Each call is one Redis Function (``functions.lua``), hence atomic; the batches of a commit travel
+beside it, in one transaction, so that their bytes are not copied through Lua. The library's name
+carries its version and a digest of its code, so that nodes of two versions can share a server
+during a rolling upgrade and neither swaps the other's code. All keys of a partition share a hash
+tag, and so do those of the control plane.
 
-A call whose connection broke is tried again for a bounded time: all but :meth:`RedisStore.write`
-are harmless to repeat (a commit by its number, a claim by a token of its own).
+A call whose connection broke is tried again for a bounded time. All are harmless to repeat: a
+commit is known by its number, a claim and a set of control-plane writes by a token.
 
 Lost tails. Each commit and claim leaves the server's run_id, and whether that server was *fragile*:
 weaker than fsync, or with a replica that could take over without the newest writes. A claim that
@@ -34,6 +34,7 @@ from mom_broker.storage.redis_changes import ChangeFollower
 from mom_broker.storage.redis_errors import is_passing, store_error
 from mom_broker.storage.redis_lanes import (
     Answer,
+    Breaks,
     BrokenLaneError,
     Command,
     Lane,
@@ -70,6 +71,9 @@ from mom_core.ports import (
     Trimmed,
     TrimRule,
 )
+
+_Commands = list[Command]
+_Words = list[Word]
 
 LIBRARY_VERSION: Final = 1
 _PARTITION_KEYS: Final = ("meta", "index", "journal", "snapshot", "producers", "used", "b:")
@@ -132,6 +136,7 @@ class RedisStore:
         control = f"{{{namespace}:control}}:"
         self._control_keys = tuple(control + name for name in _CONTROL_KEYS)
         self._leases_key = control + "leases"
+        self._written_key = control + "written:"
         self._drops_key = control + "drops"
         self._hub = WatchHub(self._snapshot)
         self._follower = ChangeFollower(
@@ -157,8 +162,9 @@ class RedisStore:
             raise store_error(self._server, error) from error
         self._facts = link.facts
         await link.session.close()
-        self._writers = [Lane(self._connect) for _ in range(WRITE_LANES)]
-        self._readers = [Lane(self._connect) for _ in range(READ_LANES)]
+        breaks = Breaks()
+        self._writers = [Lane(self._connect, breaks) for _ in range(WRITE_LANES)]
+        self._readers = [Lane(self._connect, breaks) for _ in range(READ_LANES)]
         await self._refresh()
         await self._finish_drops()
         self._keeper = asyncio.get_running_loop().create_task(self._keep_fresh())
@@ -182,7 +188,7 @@ class RedisStore:
     async def claim(self, partition: PartitionId, epoch: int) -> PartitionState:
         token = secrets.token_hex(8)
 
-        def build(facts: ServerFacts) -> list[Command]:
+        def build(facts: ServerFacts) -> _Commands:
             args = (epoch, token, facts.incarnation, self._fragile_flag(facts), limits.OFFSET_GAP)
             return self._acknowledged("claim", self._partition_keys(partition), args)
 
@@ -219,8 +225,8 @@ class RedisStore:
 
         staged = keys[-1][:-2] + f"new:{commit.epoch}.{commit.number}."
 
-        def build(facts: ServerFacts) -> list[Command]:
-            args: list[Word] = [
+        def build(facts: ServerFacts) -> _Commands:
+            args: _Words = [
                 commit.epoch, commit.number, facts.incarnation, self._fragile_flag(facts),
                 limits.PRODUCER_WINDOW_BATCHES, limits.PRODUCERS_PER_PARTITION_MAX, kind, payload,
             ]  # fmt: skip
@@ -241,7 +247,10 @@ class RedisStore:
 
         answer = await self._call(self._writers, build, size_bytes + len(payload))
         if commit.batches:
-            answer = _unwrapped(answer, len(commit.batches))
+            # MULTI, the SETs and the commit answered "queued"; EXEC ends with the commit's reply.
+            self._raise_error(answer)
+            _, executed, *behind = answer.replies[len(commit.batches) + 1 :]
+            answer = Answer([executed[-1], *behind], answer.facts)
         reply = self._checked(answer, commit.partition, commit.epoch, commit.number)
         self._used_bytes += size_bytes
         return CommitResult(
@@ -259,8 +268,8 @@ class RedisStore:
             extents = self._reply(answer)
             if not extents:
                 return ()
-            names = [keys[-1] + end_offset.decode() for end_offset, _, _ in extents]
-            found = self._reply(await self._call(self._readers, lambda _: [("MGET", *names)]))
+            command = ("MGET", *(keys[-1] + end_offset.decode() for end_offset, _, _ in extents))
+            found = await self._command(self._readers, *command)
             batches = tuple(
                 StoredBatch(int(end) - int(count), int(count), int(time_ms), data)
                 for (end, count, time_ms), data in zip(extents, found, strict=True)
@@ -275,18 +284,19 @@ class RedisStore:
         return int(self._reply(await self._read("offset_at", keys, timestamp_ms)))
 
     async def trim(self, partition: PartitionId, epoch: int, rule: TrimRule) -> Trimmed:
-        bounds = ("" if one is None else str(one) for one in rule)
-        args = (epoch, *bounds, limits.TRIM_BATCHES_MAX)
-        answer = await self._write("trim", self._partition_keys(partition), *args)
+        bounds: tuple[Word, ...] = tuple("" if one is None else str(one) for one in rule)
+        answer = await self._write(
+            "trim", self._partition_keys(partition), epoch, *bounds, limits.TRIM_BATCHES_MAX
+        )
         _, log_start, size_bytes, more = self._checked(answer, partition, epoch)
         return Trimmed(int(log_start), int(size_bytes), more == b"1")
 
     async def drop(self, partition: PartitionId) -> None:
         # Noted first: a process that dies half-way leaves the rest to the next one that opens.
         noted = f"{partition.topic_id}:{partition.index}"
-        await self._command("SADD", self._drops_key, noted)
+        await self._command(self._writers, "SADD", self._drops_key, noted)
         await self._clear(partition)
-        await self._command("SREM", self._drops_key, noted)
+        await self._command(self._writers, "SREM", self._drops_key, noted)
 
     async def _clear(self, partition: PartitionId) -> None:
         more = b"1"
@@ -296,15 +306,15 @@ class RedisStore:
             more = self._reply(answer)[1]
 
     async def _finish_drops(self) -> None:
-        for noted in await self._command("SMEMBERS", self._drops_key):
+        for noted in await self._command(self._writers, "SMEMBERS", self._drops_key):
             topic_id, _, index = noted.decode().partition(":")
             await self._clear(PartitionId(topic_id, int(index)))
-            await self._command("SREM", self._drops_key, noted)
+            await self._command(self._writers, "SREM", self._drops_key, noted)
 
     # The control plane.
 
     async def get(self, key: str) -> KeyValue | None:
-        def build(_: ServerFacts) -> list[Command]:
+        def build(_: ServerFacts) -> _Commands:
             return [("HGET", self._control_keys[0], key)]
 
         held = self._reply(await self._call(self._readers, build))
@@ -320,21 +330,18 @@ class RedisStore:
         return KeySnapshot(entries, int(reply[0]))
 
     async def write(self, writes: Sequence[KeyWrite]) -> int:
-        """See the port. Not tried again once it was sent: read again what became of it."""
         if len(writes) > KEY_WRITES_MAX:
             raise InvalidArgumentError(
                 f"{len(writes)} writes at once; at most {KEY_WRITES_MAX} are allowed",
                 field="writes",
             )
-        args: list[Word] = [CHANGES_KEPT]
+        keys = (*self._control_keys, f"{self._written_key}{secrets.token_hex(8)}")
+        args: _Words = [CHANGES_KEPT, 2 * RETRY_MS_MAX]
         for one in writes:
             expected = "" if one.expected_revision is None else one.expected_revision
             args += (one.key, expected, "d" if one.value is None else "s", one.value or b"")
 
-        def build(_: ServerFacts) -> list[Command]:
-            return self._acknowledged("write", self._control_keys, args)
-
-        reply = self._reply(await self._call(self._writers, build, repeatable=False))
+        reply = self._reply(await self._write("write", keys, *args))
         if reply[0] == b"conflict":
             raise refusals.conflict(reply[1].decode(), int(reply[2]), int(reply[3]))
         return int(reply[1])
@@ -370,7 +377,7 @@ class RedisStore:
     def _function(self, name: str, keys: Sequence[str], args: Sequence[Word]) -> Command:
         return ("FCALL", f"{self._library}_{name}", len(keys), *keys, *args)
 
-    def _acknowledged(self, name: str, keys: Sequence[str], args: Sequence[Word]) -> list[Command]:
+    def _acknowledged(self, name: str, keys: Sequence[str], args: Sequence[Word]) -> _Commands:
         """A write, and behind it on the same connection the wait for the replicas' fsync."""
         commands = [self._function(name, keys, args)]
         replicas = self._requirements.replicas_required
@@ -381,8 +388,8 @@ class RedisStore:
     async def _write(self, name: str, keys: Sequence[str], *args: Word) -> Answer:
         return await self._call(self._writers, lambda _: self._acknowledged(name, keys, args))
 
-    async def _command(self, *words: Word) -> Any:
-        return self._reply(await self._call(self._writers, lambda _: [words]))
+    async def _command(self, lanes: Sequence[Lane], *words: Word) -> Any:
+        return self._reply(await self._call(lanes, lambda _: [words]))
 
     async def _read(self, name: str, keys: Sequence[str], *args: Word) -> Answer:
         return await self._call(self._readers, lambda _: [self._function(name, keys, args)])
@@ -392,30 +399,28 @@ class RedisStore:
         lanes: Sequence[Lane],
         build: Callable[[ServerFacts], Sequence[Command]],
         size_bytes: int = 0,
-        *,
-        repeatable: bool = True,
     ) -> Answer:
-        """Run commands on the lane with the least to do; try again where that is harmless."""
+        """Run commands on the lane with the least to do; try again while that may help."""
         deadline_ms = self._clock.monotonic_ms() + RETRY_MS_MAX
         backoff_ms = RETRY_BACKOFF_MS_MIN
         while True:
             if not lanes:
                 raise refusals.store_unavailable(f"the store at {self._server} is not open")
-            error: Exception
             lane = min(lanes, key=lambda one: one.load_bytes)
             left_ms = max(1, deadline_ms - self._clock.monotonic_ms())
+            error: Exception
             try:
                 async with asyncio.timeout(left_ms / 1000):
                     answer = await lane.call(build, size_bytes)
                 error_reply = _first_error(answer.replies)
                 if error_reply is None or not is_passing(error_reply):
                     return answer
-                error, may_repeat = error_reply, True
+                error = error_reply
             except BrokenLaneError as broken:
-                error, may_repeat = broken.cause, repeatable or not broken.sent
+                error = broken.cause
             except TimeoutError as late:
-                error, may_repeat = late, False
-            if not may_repeat or self._is_final(error, deadline_ms, backoff_ms):
+                error = late
+            if self._is_final(error, deadline_ms, backoff_ms):
                 raise store_error(self._server, error) from error
             await self._clock.sleep(backoff_ms)
             backoff_ms = min(2 * backoff_ms, RETRY_BACKOFF_MS_MAX)
@@ -430,11 +435,14 @@ class RedisStore:
             found.code is ErrorCode.STORE_MISCONFIGURED and found.details.get("setting") != "role"
         )
 
-    def _reply(self, answer: Answer) -> Any:
-        """The reply of the first command, once what stands behind it held too."""
+    def _raise_error(self, answer: Answer) -> None:
         error = _first_error(answer.replies)
         if error is not None:
             raise store_error(self._server, error) from error
+
+    def _reply(self, answer: Answer) -> Any:
+        """The reply of the first command, once what stands behind it held too."""
+        self._raise_error(answer)
         if len(answer.replies) > 1:
             local, replicas = answer.replies[1]
             if local < 1 or replicas < self._requirements.replicas_required:
@@ -463,7 +471,7 @@ class RedisStore:
         connection = self._connection_class(**self._connection_options)
         session = Session(connection)
         try:
-            await connection.connect()
+            await connection.connect()  # type: ignore[no-untyped-call]
             facts = await verify(session, self._server, self._requirements)
             await self._load_library(session)
         except BaseException:
@@ -507,16 +515,14 @@ class RedisStore:
         """Look at memory use, replicas and clock."""
         before_ms = 0
 
-        def build(_: ServerFacts) -> list[Command]:
+        def build(_: ServerFacts) -> _Commands:
             nonlocal before_ms
             before_ms = self._clock.monotonic_ms()
             return [("TIME",), ("INFO", "memory"), ("INFO", "replication")]
 
         answer = await self._call(self._readers, build)
         after_ms = self._clock.monotonic_ms()
-        error = _first_error(answer.replies)
-        if error is not None:
-            raise store_error(self._server, error) from error
+        self._raise_error(answer)
         (seconds, microseconds), memory_reply, replication_reply = answer.replies
         if self._clock_ahead_ms is None or after_ms - before_ms <= CLOCK_ROUND_TRIP_MS_MAX:
             server_ms = int(seconds) * 1000 + int(microseconds) // 1000
@@ -530,19 +536,12 @@ class RedisStore:
 
 
 def _first_error(replies: Sequence[Any]) -> Exception | None:
-    return next((one for one in replies if isinstance(one, Exception)), None)
-
-
-def _unwrapped(answer: Answer, staged: int) -> Answer:
-    """The answer of a commit inside MULTI and EXEC: the commit's reply, then WAITAOF's."""
-    queued, executed, behind = (
-        answer.replies[: staged + 2],
-        answer.replies[staged + 2],
-        answer.replies[staged + 3 :],
-    )
-    # EXEC is refused when one of its commands was, and does not say why.
-    reply = _first_error(queued) or executed
-    return Answer([reply if isinstance(reply, Exception) else reply[-1], *behind], answer.facts)
+    """The first error reply. EXEC answers a list with those of its commands."""
+    for reply in replies:
+        for one in reply if isinstance(reply, list) else (reply,):
+            if isinstance(one, Exception):
+                return one
+    return None
 
 
 def _key_value(key: str, held: bytes) -> KeyValue:

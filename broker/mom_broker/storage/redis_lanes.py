@@ -65,12 +65,22 @@ class Answer(NamedTuple):
 
 
 class BrokenLaneError(Exception):
-    """The lane broke. ``sent`` tells whether the server may have run the call."""
+    """The lane can't connect, or broke; the server may have run the call or not."""
 
-    def __init__(self, cause: Exception, sent: bool) -> None:
+    def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
         self.cause = cause
-        self.sent = sent
+
+
+class Breaks:
+    """How often a lane of a store broke.
+
+    When one connection breaks the others' server is gone, too, or no longer the primary: a lane
+    whose connection is older than the last break makes a new one before it sends.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
 
 
 class _Call(NamedTuple):
@@ -82,8 +92,10 @@ class _Call(NamedTuple):
 class Lane:
     """One connection and the calls that wait for it."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Link]]) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Link]], breaks: Breaks) -> None:
         self._connect = connect
+        self._breaks = breaks
+        self._breaks_seen = 0
         self._link: Link | None = None
         self._calls: deque[_Call] = deque()
         self._wake = asyncio.Event()
@@ -116,7 +128,7 @@ class Lane:
         if self._link is not None:
             await self._link.session.close()
             self._link = None
-        _fail(self._calls, exceptions.ConnectionError("the store is closed"), sent=False)
+        _fail(self._calls, exceptions.ConnectionError("the store is closed"))
         self._calls.clear()
 
     async def _run(self) -> None:
@@ -141,24 +153,27 @@ class Lane:
         return calls
 
     async def _pipeline(self, calls: list[_Call]) -> None:
-        sent = False
         try:
+            if self._breaks_seen != self._breaks.count:
+                await self._drop_link()
             if self._link is None:
+                self._breaks_seen = self._breaks.count
                 async with asyncio.timeout(CONNECT_TIMEOUT_MS / 1000):
                     self._link = await self._connect()
             # A caller that has given up needs nothing sent.
             waiting = [call for call in calls if not call.future.done()]
-            sent = True
             async with asyncio.timeout(REPLY_TIMEOUT_MS / 1000):
                 passing = await self._exchange(self._link, waiting)
             if passing:
-                await self._drop_link()
+                self._breaks.count += 1
         except asyncio.CancelledError:
-            _fail(calls, exceptions.ConnectionError("the store is closed"), sent)
+            _fail(calls, exceptions.ConnectionError("the store is closed"))
             raise
         except Exception as error:
+            if self._link is not None:
+                self._breaks.count += 1
             await self._drop_link()
-            _fail(calls, error, sent)
+            _fail(calls, error)
 
     async def _exchange(self, link: Link, calls: list[_Call]) -> bool:
         """Send all calls, then take their replies. Returns whether the server must be left."""
@@ -171,10 +186,14 @@ class Lane:
             replies: list[Any] = []
             for _ in some:
                 try:
-                    replies.append(await connection.read_response(disable_decoding=True))
+                    reply = await connection.read_response(disable_decoding=True)
                 except exceptions.ResponseError as error:
-                    replies.append(error)
-                    passing = passing or is_passing(error)
+                    reply = error
+                replies.append(reply)
+                # EXEC has the replies of its commands, errors among them.
+                inner = reply if isinstance(reply, list) else (reply,)
+                errors = [one for one in inner if isinstance(one, Exception)]
+                passing = passing or any(map(is_passing, errors))
             if not call.future.done():
                 call.future.set_result(Answer(replies, link.facts))
         return passing
@@ -185,7 +204,7 @@ class Lane:
             await link.session.close()
 
 
-def _fail(calls: Sequence[_Call] | deque[_Call], error: Exception, sent: bool) -> None:
+def _fail(calls: Sequence[_Call] | deque[_Call], error: Exception) -> None:
     for call in calls:
         if not call.future.done():
-            call.future.set_exception(BrokenLaneError(error, sent))
+            call.future.set_exception(BrokenLaneError(error))

@@ -68,9 +68,7 @@ class ReceiptsIn(Struct, forbid_unknown_fields=True, kw_only=True):
 class NackIn(ReceiptsIn, forbid_unknown_fields=True, kw_only=True):
     """Messages to give back."""
 
-    delay_ms: Annotated[
-        int, Meta(description="Wait so long before they are delivered again.")
-    ] = 0
+    delay_ms: Annotated[int, Meta(description="Wait so long before they are delivered again.")] = 0
 
 
 class ExtendIn(ReceiptsIn, forbid_unknown_fields=True, kw_only=True):
@@ -166,9 +164,7 @@ async def receive_messages(call: Call) -> Reply:
     return Reply(200, json_bytes(ReceiveReply(messages)))
 
 
-def show_leased(
-    source: Source, batches: Sequence[broker_pb2.LeasedBatch]
-) -> list[ReceivedMessage]:
+def show_leased(source: Source, batches: Sequence[broker_pb2.LeasedBatch]) -> list[ReceivedMessage]:
     """The messages of leased batches, each with its receipt."""
     shown = []
     for batch in batches:
@@ -273,9 +269,7 @@ async def _settle(
         settled = await call.service.engine.settle(source.topic, source.subscription, ranges)
         for one, result in zip(ranges, settled, strict=True):
             _note_outcomes(one, result, outcomes)
-    results = [
-        receipt if isinstance(receipt, MomError) else outcomes[receipt] for receipt in read
-    ]
+    results = [receipt if isinstance(receipt, MomError) else outcomes[receipt] for receipt in read]
     shown = [_show(text, result) for text, result in zip(receipts, results, strict=True)]
     error = common_error(results)
     if error is not None:
@@ -363,8 +357,8 @@ def _describe_receive(prefix: str, tag: str) -> Operation:
         id=f"{prefix}receive_messages",
         summary="Receive messages under lease",
         tag=tag,
-        description="Each message is yours until its lease ends: then it is delivered again, unless "
-        "it was acknowledged. With wait_ms the answer comes as soon as there is a message.",
+        description="Each message is yours until its lease ends: then it is delivered again, "
+        "unless it was acknowledged. With wait_ms the answer comes as soon as there is a message.",
         body=ReceiveIn,
         body_required=False,
         examples=(
@@ -425,9 +419,7 @@ def _describe_settle(prefix: str, tag: str, settling: _Settling) -> Operation:
         description=f"{description} A result for each receipt. When all failed with the same code, "
         "the answer is that problem, with the results added.",
         body=body,
-        examples=(
-            Example(summary=summary, value={"receipts": [EXAMPLE_RECEIPT]} | members),
-        ),
+        examples=(Example(summary=summary, value={"receipts": [EXAMPLE_RECEIPT]} | members),),
         answers={
             200: Answer(description="All settled.", type=SettleReply, example={"results": [done]}),
             207: Answer(

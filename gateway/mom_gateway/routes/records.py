@@ -111,8 +111,8 @@ _READ_QUERY: Final = (
     ),
     Parameter(
         name="timestamp",
-        description="Begin with the first record appended at or after this time: milliseconds since "
-        "the Unix epoch, or RFC 3339. Instead of offset.",
+        description="Begin with the first record appended at or after this time: milliseconds "
+        "since the Unix epoch, or RFC 3339. Instead of offset.",
         schema={"oneOf": [whole(0, TIMESTAMP_MS_MAX), {"type": "string", "format": "date-time"}]},
     ),
     Parameter(
@@ -151,8 +151,8 @@ ROUTES: Final = (
             id="read_records",
             summary="Read a partition",
             tag="records",
-            description="Records from an offset or a time on. Read on with offset=next_offset; with "
-            "wait_ms the answer comes as soon as there is a record (a long poll).",
+            description="Records from an offset or a time on. Read on with offset=next_offset; "
+            "with wait_ms the answer comes as soon as there is a record (a long poll).",
             query=_READ_QUERY,
             answers={
                 200: Answer(

@@ -1,0 +1,259 @@
+"""The parts of ``mom dev``, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+import uvloop
+from mom_gateway.app import Gateway
+
+from mom_broker.master.app import Master
+from mom_broker.master.settings import MasterSettings
+from mom_broker.node.app import Node
+from mom_broker.node.settings import NodeSettings
+from mom_broker.rpc.logging import configure_logging
+from mom_broker.rpc.ports import Address
+from mom_broker.rpc.system import SystemClock, SystemRandom
+from mom_broker.storage.sqlite import SqliteStore
+from mom_cli.failures import ExitCode
+from mom_core.errors import ErrorCode, StoreError, UnavailableError
+from mom_gateway.listening import Address as GatewayAddress
+from mom_gateway.settings import GatewaySettings
+
+# From the start of the last part until all partitions are served.
+READY_TIMEOUT_MS: Final = 15_000
+READY_POLL_MS: Final = 10
+CLUSTER_TOKEN_FILE: Final = "cluster-token"
+
+
+class DevSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What `mom dev` is told."""
+
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    master_port: int = 7070
+    node_port: int = 7071
+    nodes_count: int = 3
+    allow_open: bool = False
+    log_format: str = "human"
+    log_level: str = "warning"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether callers need no token."""
+        return self.allow_open or Address(self.host, 0).is_loopback
+
+
+class DevCluster:
+    """A whole MOM in this event loop."""
+
+    def __init__(self, settings: DevSettings) -> None:
+        self.settings = settings
+        self._clock = SystemClock()
+        self._random = SystemRandom()
+        self._stack = AsyncExitStack()
+        self._master: Master | None = None
+        self._nodes: list[Node] = []
+        self._gateway: Gateway | None = None
+
+    async def start(self) -> None:
+        """Start everything, or nothing. Raises MomError that says what is in the way."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop what was started, the last part first. What was acknowledged is kept."""
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        store = SqliteStore(self.settings.data, self._clock)
+        await self._begin(store.open, store.close)
+        token = None if self.settings.is_open else cluster_token(self.settings.data)
+        self._master = Master(self._master_settings(token), store, self._clock, self._random)
+        await self._begin(self._master.start, self._master.stop)
+        for index in range(self.settings.nodes_count):
+            settings = self._node_settings(index, self._master.address, token)
+            node = Node(settings, store, self._clock, self._random)
+            self._nodes.append(node)
+            # No draining: there is nobody to hand over to when all stop.
+            await self._begin(node.start, partial(node.stop, drain=False))
+        self._gateway = Gateway(self._gateway_settings(token))
+        await self._begin(self._gateway.start, self._gateway.stop)
+        await self._until_ready()
+
+    async def _begin(
+        self, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]
+    ) -> None:
+        await start()
+        self._stack.push_async_callback(stop)
+
+    def _listen(self, port: int) -> str:
+        return str(Address(self.settings.host, port))
+
+    def _master_settings(self, token: str | None) -> MasterSettings:
+        return MasterSettings(
+            master_id="dev",
+            listen=self._listen(self.settings.master_port),
+            cluster_token=token,
+            open_to_all=self.settings.is_open,
+        )
+
+    def _node_settings(self, index: int, master: str, token: str | None) -> NodeSettings:
+        first = self.settings.node_port
+        return NodeSettings(
+            node_id=f"dev-{index}",
+            listen=self._listen(first + index if first else 0),
+            masters=(master,),
+            cluster_token=token,
+            open_to_all=self.settings.is_open,
+        )
+
+    def _gateway_settings(self, token: str | None) -> GatewaySettings:
+        return GatewaySettings(
+            listen=GatewayAddress(self.settings.host, self.settings.port),
+            nodes=tuple(node.address for node in self._nodes),
+            cluster_token=token,
+            auth_disabled=self.settings.is_open,
+            allow_unauthenticated_network_access=self.settings.allow_open,
+            auto_create=True,
+            drain_ms=0,
+        )
+
+    async def _until_ready(self) -> None:
+        deadline_ms = self._clock.monotonic_ms() + READY_TIMEOUT_MS
+        while (reason := self._not_ready()) is not None:
+            if self._clock.monotonic_ms() > deadline_ms:
+                raise UnavailableError(
+                    f"MOM was not ready {READY_TIMEOUT_MS // 1000} seconds after its start: "
+                    f"{reason}. --log-level info shows what it does"
+                )
+            await self._clock.sleep(READY_POLL_MS)
+
+    def _not_ready(self) -> str | None:
+        assert self._master is not None, "the parts are made before"
+        if not self._master.leading:
+            return "the master does not lead yet"
+        for node in self._nodes:
+            is_ready, reason = node.ready()
+            if not is_ready:
+                return f"node {node.settings.node_id}: {reason}"
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """Where everything is."""
+        assert self._master is not None, "describe follows start"
+        assert self._gateway is not None, "describe follows start"
+        return {
+            "version": version("mom-mq"),
+            "rest_url": self._gateway.url,
+            "nodes": [node.address for node in self._nodes],
+            "master": self._master.address,
+            "data": str(self.settings.data),
+            "authentication": not self.settings.is_open,
+            "pid": os.getpid(),
+        }
+
+
+def cluster_token(data: Path) -> str:
+    """The secret of a data directory, made at its first use; readable by its owner alone.
+
+    Raises StoreError when it can't be read or written.
+    """
+    path = data / CLUSTER_TOKEN_FILE
+    try:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return path.read_text().strip()
+        with os.fdopen(descriptor, "w") as file:
+            token = secrets.token_urlsafe(32)
+            file.write(f"{token}\n")
+        return token
+    except OSError as error:
+        raise StoreError(
+            f"the secret in {path} can't be used: {error.strerror}",
+            code=ErrorCode.STORE_MISCONFIGURED,
+        ) from None
+
+
+def run(cluster: DevCluster, as_json: bool) -> None:
+    """Run until SIGINT or SIGTERM. Raises MomError when it can't start."""
+    configure_logging(cluster.settings.log_format, cluster.settings.log_level)
+    started = time.monotonic()
+
+    async def serve() -> None:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, _on_signal, stopping)
+        start = asyncio.create_task(cluster.start())
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not start.done():
+            start.cancel()
+            await asyncio.wait({start})
+            return
+        start.result()
+        _announce(cluster, time.monotonic() - started, as_json)
+        await stop
+        await cluster.stop()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
+    if not as_json:
+        click.echo(f"stopped; everything is in {cluster.settings.data}")
+
+
+def _on_signal(stopping: asyncio.Event) -> None:
+    """Stop in order; the second time at once, which costs nothing that was acknowledged."""
+    if stopping.is_set():
+        os._exit(ExitCode.INTERRUPTED)
+    stopping.set()
+
+
+def _announce(cluster: DevCluster, seconds: float, as_json: bool) -> None:
+    found = cluster.describe()
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+    else:
+        click.echo(_banner(cluster, found, seconds))
+
+
+def _banner(cluster: DevCluster, found: dict[str, Any], seconds: float) -> str:
+    settings = cluster.settings
+    data = settings.data if settings.data.is_absolute() else f"./{settings.data}"
+    if not settings.is_open:
+        access = f"Callers need a token; the first one's is in {settings.data / CLUSTER_TOKEN_FILE}"
+    elif Address(settings.host, 0).is_loopback:
+        access = "No authentication: any process of this machine may use it."
+    else:
+        access = "NO AUTHENTICATION: everyone who reaches this host may read and delete everything."
+    return "\n".join(
+        [
+            f"MOM {found['version']} is running, after {seconds:.1f} s",
+            "",
+            f"  REST      {found['rest_url']}      documentation at {found['rest_url']}/docs",
+            f"  gRPC      {', '.join(found['nodes'])}",
+            f"  master    {found['master']}",
+            f"  data      {data}",
+            "",
+            access,
+            "A topic or queue that does not exist is created at its first use. Ctrl-C stops.",
+        ]
+    )

@@ -1,0 +1,229 @@
+"""What both faces of the SDK do, as coroutines over an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from mom_client.received import Origin, ReceivedMessage, messages_of_lease
+from mom_client.wire import error_from_proto
+from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, SettleError
+from mom_core.message import Message, encode_value
+from mom_core.topics import (
+    SubscriptionConfig,
+    SubscriptionMode,
+    TopicConfig,
+    TopicKind,
+    new_subscription,
+    new_topic,
+    parse_start,
+)
+from mom_proto.v1 import broker_pb2
+
+if TYPE_CHECKING:
+    from mom_client.engine import Engine
+
+_NO_TOPIC_ID: Final = "0" * 32
+_NO_SECRET: Final = bytes(32)
+
+
+def make_message(
+    value: Any,
+    key: str | bytes | None,
+    headers: Mapping[str, str] | None,
+    content_type: str | None,
+    timestamp_ms: int | None,
+) -> Message:
+    """A message of Python values. Raises InvalidArgumentError."""
+    data, own_type = encode_value(value)
+    if key is not None and not isinstance(key, bytes):
+        if not isinstance(key, str):
+            raise InvalidArgumentError(
+                f"the key is a {type(key).__name__}; a str or bytes is allowed", field="key"
+            )
+        key = key.encode()
+    return Message(
+        data,
+        key,
+        dict(headers) if headers else None,
+        content_type or own_type,
+        timestamp_ms,
+    )
+
+
+def message_of(value: Any) -> Message:
+    """A message, or a value as a message without key."""
+    if isinstance(value, Message):
+        return value
+    data, content_type = encode_value(value)
+    return Message(data, None, None, content_type)
+
+
+# Topics, queues, subscriptions.
+
+
+async def create(
+    engine: Engine, name: str, kind: TopicKind, settings: Mapping[str, object]
+) -> TopicConfig:
+    """Create a topic or queue, or find the same standing."""
+    config = new_topic(name, kind, settings, topic_id=_NO_TOPIC_ID, created_at_ms=0)
+    made, _ = await engine.create_topic(config)
+    return made
+
+
+async def alter(
+    engine: Engine, name: str, kind: TopicKind | None, settings: Mapping[str, object]
+) -> TopicConfig:
+    """Change some settings."""
+    return await engine.alter_topic(name, kind, msgspec.json.encode(settings))
+
+
+async def list_all(engine: Engine, kind: TopicKind | None) -> list[TopicConfig]:
+    """All topics or queues, page by page."""
+    found: list[TopicConfig] = []
+    page_token = ""
+    while True:
+        page = await engine.list_topics(kind, 1_000, page_token)
+        found += page.topics
+        page_token = page.next_page_token
+        if not page_token:
+            return found
+
+
+async def create_subscription(
+    engine: Engine, topic: str, name: str, settings: Mapping[str, object]
+) -> SubscriptionConfig:
+    """Create a subscription, or find the same standing."""
+    config = new_subscription(name, topic, settings, created_at_ms=0, secret=_NO_SECRET)
+    made, _ = await engine.create_subscription(config)
+    return made
+
+
+async def ensure_stream(
+    engine: Engine, topic: str, name: str, *, create: bool, start: str
+) -> None:
+    """Check that a stream-mode subscription stands, creating it if asked to."""
+    route = await engine.topic(topic)
+    if name not in route.subscriptions and create:
+        parse_start(start)
+        await create_subscription(engine, topic, name, {"mode": "stream", "start": start})
+        route = await engine.topic(topic)
+    if route.subscription(name).mode is not SubscriptionMode.STREAM:
+        raise InvalidArgumentError(
+            f"subscription {name!r} of {topic!r} is a queue: use receive or consume",
+            field="subscription",
+        )
+
+
+# Receiving and settling.
+
+
+async def receive(
+    engine: Engine,
+    queue: str,
+    subscription: str | None,
+    *,
+    max_messages: int,
+    wait_ms: int,
+    lease_ms: int,
+) -> list[tuple[str, str, broker_pb2.LeasedBatch]]:
+    """Lease messages; they are decoded by whoever calls."""
+    name = subscription or queue
+    batches = await engine.receive(
+        queue, name, max_messages=max_messages, wait_ms=wait_ms, lease_ms=lease_ms
+    )
+    return [(queue, name, one) for one in batches]
+
+
+def received(leased: Iterable[tuple[str, str, broker_pb2.LeasedBatch]]) -> list[ReceivedMessage]:
+    """The messages of a receive."""
+    return [message for one in leased for message in messages_of_lease(*one)]
+
+
+async def settle(
+    engine: Engine, messages: Sequence[ReceivedMessage], action: int, delay_ms: int = 0
+) -> list[MomError | None]:
+    """Settle messages, of one or several queues; a result for each, None is success."""
+    results: list[MomError | None] = [None] * len(messages)
+    by_queue: dict[tuple[str, str], list[int]] = {}
+    for place, message in enumerate(messages):
+        origin = message.origin
+        if not origin.subscription:
+            results[place] = InvalidArgumentError(
+                f"{message!r} was read from a log and has no lease", field="message"
+            )
+            continue
+        by_queue.setdefault((origin.topic, origin.subscription), []).append(place)
+    for (topic, subscription), places in by_queue.items():
+        await _settle_of(engine, topic, subscription, messages, places, action, delay_ms, results)
+    return results
+
+
+async def _settle_of(
+    engine: Engine,
+    topic: str,
+    subscription: str,
+    messages: Sequence[ReceivedMessage],
+    places: Sequence[int],
+    action: int,
+    delay_ms: int,
+    results: list[MomError | None],
+) -> None:
+    route = await engine.topic(topic)
+    current = []
+    for place in places:
+        if messages[place].origin.topic_id == route.topic_id:
+            current.append(place)
+        else:
+            results[place] = SettleError(
+                f"{topic!r} was deleted and made again since this message was received",
+                code=ErrorCode.INVALID_RECEIPT,
+            )
+    ranges, members = _merge(messages, current, action, delay_ms)
+    settled = await engine.settle(topic, subscription, ranges) if ranges else []
+    for one, result in zip(members, settled, strict=True):
+        for failure in result.failures:
+            error = error_from_proto(failure.error)
+            end = failure.first_offset + failure.count
+            for place in one:
+                if failure.first_offset <= messages[place].offset < end:
+                    results[place] = error
+
+
+def _merge(
+    messages: Sequence[ReceivedMessage], places: Sequence[int], action: int, delay_ms: int
+) -> tuple[list[broker_pb2.SettleRange], list[list[int]]]:
+    """Neighbours of one lease become one range; and which messages each range is."""
+    ranges: list[broker_pb2.SettleRange] = []
+    members: list[list[int]] = []
+    last: Origin | None = None
+    end = -1
+    ordered = sorted(places, key=lambda at: (_lease_of(messages[at].origin), messages[at].offset))
+    for place in ordered:
+        message = messages[place]
+        origin = message.origin
+        same = last is not None and _lease_of(last) == _lease_of(origin)
+        if same and message.offset == end:
+            ranges[-1].count += 1
+            members[-1].append(place)
+        else:
+            ranges.append(
+                broker_pb2.SettleRange(
+                    partition=origin.partition,
+                    first_offset=message.offset,
+                    count=1,
+                    lease_id=origin.lease_id,
+                    action=action,  # type: ignore[arg-type]
+                    delay_ms=delay_ms,
+                )
+            )
+            members.append([place])
+        last = origin
+        end = message.offset + 1
+    return ranges, members
+
+
+def _lease_of(origin: Origin) -> tuple[int, int]:
+    return origin.partition, origin.lease_id

@@ -1,0 +1,357 @@
+"""Receiving and settling over all owners of a queue.
+
+A receive wakes first and leases second. It asks owner after owner to lease what is ready now; when
+none has anything, it waits at all of them at once without leasing (``max_messages`` 0), and leases
+at the first that wakes. So a request for one message leases one, however many nodes there are, and
+a caller that goes away while it waits leaves nothing leased behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from mom_client.calls import Caller
+from mom_client.routing import TopicRoute
+from mom_client.wire import error_from_proto, error_to_proto
+from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, UnavailableError
+from mom_core.limits import (
+    FETCH_BYTES_MAX,
+    LEASE_MS_MAX,
+    LEASE_MS_MIN,
+    RECEIVE_MESSAGES_MAX,
+    WAIT_MS_MAX,
+)
+from mom_core.topics import SubscriptionMode
+from mom_proto.v1 import broker_pb2
+
+_RECEIVE: Final = "/mom.v1.Broker/Receive"
+_SETTLE: Final = "/mom.v1.Broker/Settle"
+
+
+class Queues:
+    """Leases and settles at owners."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._turn = 0
+        self._background: set[asyncio.Task[None]] = set()
+
+    # Receiving.
+
+    async def receive(
+        self,
+        topic: str,
+        subscription: str,
+        *,
+        max_messages: int,
+        max_bytes: int,
+        wait_ms: int,
+        lease_ms: int,
+    ) -> list[broker_pb2.LeasedBatch]:
+        """See :meth:`mom_client.engine.Engine.receive`."""
+        _check_range("max_messages", max_messages, 1, RECEIVE_MESSAGES_MAX)
+        _check_range("max_bytes", max_bytes, 0, FETCH_BYTES_MAX)
+        _check_range("wait_ms", wait_ms, 0, WAIT_MS_MAX)
+        if lease_ms:
+            _check_range("lease_ms", lease_ms, LEASE_MS_MIN, LEASE_MS_MAX)
+        request = broker_pb2.ReceiveRequest(
+            subscription=subscription,
+            max_messages=max_messages,
+            max_bytes=max_bytes,
+            lease_ms=lease_ms,
+        )
+        return await self._receive(topic, request, wait_ms)
+
+    async def _receive(
+        self, topic: str, request: broker_pb2.ReceiveRequest, wait_ms: int
+    ) -> list[broker_pb2.LeasedBatch]:
+        clock = self._caller.clock
+        until_ms = clock.monotonic_ms() + wait_ms
+        give_up_ms = self._caller.deadline_ms(wait_ms)
+        backoff = self._caller.backoff()
+        first = ""
+        while True:
+            route = await self._caller.routing.topic(topic)
+            if route.subscription(request.subscription).mode is not SubscriptionMode.QUEUE:
+                raise InvalidArgumentError(
+                    f"subscription {request.subscription!r} of {topic!r} is a stream: read it with "
+                    "subscribe; receive is for queues",
+                    field="subscription",
+                )
+            revision = self._caller.routing.snapshot.revision
+            request.topic_id = route.topic_id
+            addresses = self._addresses(route, first)
+            batches, error, answered = await self._lease(addresses, request, give_up_ms)
+            left_ms = until_ms - clock.monotonic_ms()
+            if batches or (answered and left_ms <= 0):
+                return batches
+            if not answered:
+                error = error or _no_owner(topic)
+                if clock.monotonic_ms() >= give_up_ms:
+                    raise error
+                await self._caller.wait(error, revision, backoff)
+                continue
+            first = await self._await_any(answered, route, request.subscription, left_ms)
+
+    def _addresses(self, route: TopicRoute, first: str) -> list[str]:
+        """Owners in turn, so that each is the first to be asked equally often."""
+        found = {self._caller.routing.address(owner) for owner in route.owners} - {""}
+        addresses = sorted(found)
+        if addresses:
+            self._turn += 1
+            turn = self._turn % len(addresses)
+            addresses = addresses[turn:] + addresses[:turn]
+        if first in found:
+            addresses.remove(first)
+            addresses.insert(0, first)
+        return addresses
+
+    async def _lease(
+        self, addresses: Sequence[str], request: broker_pb2.ReceiveRequest, deadline_ms: int
+    ) -> tuple[list[broker_pb2.LeasedBatch], MomError | None, list[str]]:
+        """Ask one after the other until one has something; and who answered."""
+        last_error: MomError | None = None
+        answered: list[str] = []
+        for address in addresses:
+            try:
+                response = await self._lease_at(address, request, deadline_ms)
+            except MomError as error:
+                if not error.retriable:
+                    raise
+                last_error = error
+                continue
+            if response.batches:
+                return list(response.batches), None, answered
+            answered.append(address)
+        return [], last_error, answered
+
+    async def _lease_at(
+        self, address: str, request: broker_pb2.ReceiveRequest, deadline_ms: int
+    ) -> broker_pb2.ReceiveResponse:
+        """Lease what is ready now. A caller that is cancelled meanwhile gives it back."""
+        call = asyncio.get_running_loop().create_task(
+            self._caller.call_address(address, _RECEIVE, request.SerializeToString(), deadline_ms)
+        )
+        try:
+            return broker_pb2.ReceiveResponse.FromString(await asyncio.shield(call))
+        except asyncio.CancelledError:
+            release = asyncio.get_running_loop().create_task(
+                self._give_back(call, address, request.topic_id, request.subscription)
+            )
+            self._background.add(release)
+            release.add_done_callback(self._background.discard)
+            raise
+
+    async def _give_back(
+        self, call: asyncio.Task[bytes], address: str, topic_id: bytes, subscription: str
+    ) -> None:
+        try:
+            response = broker_pb2.ReceiveResponse.FromString(await call)
+            if not response.batches:
+                return
+            ranges = [
+                broker_pb2.SettleRange(
+                    partition=one.partition.index,
+                    first_offset=one.base_offset,
+                    count=int.from_bytes(one.batch[12:16], "little"),
+                    lease_id=one.lease_id,
+                    action=broker_pb2.SETTLE_ACTION_RELEASE,
+                )
+                for one in response.batches
+            ]
+            request = broker_pb2.SettleRequest(
+                topic_id=topic_id, subscription=subscription, ranges=ranges
+            )
+            await self._caller.call_address(
+                address, _SETTLE, request.SerializeToString(), self._caller.deadline_ms()
+            )
+        except MomError:
+            return  # The leases then end by themselves.
+
+    async def _await_any(
+        self, addresses: Sequence[str], route: TopicRoute, subscription: str, wait_ms: int
+    ) -> str:
+        """Wait until one of the owners has something; which one, empty for none."""
+        request = broker_pb2.ReceiveRequest(
+            topic_id=route.topic_id, subscription=subscription, max_messages=0, wait_ms=wait_ms
+        ).SerializeToString()
+        deadline_ms = self._caller.deadline_ms(wait_ms)
+        loop = asyncio.get_running_loop()
+        calls = {
+            loop.create_task(
+                self._caller.call_address(address, _RECEIVE, request, deadline_ms)
+            ): address
+            for address in addresses
+        }
+        # Partitions may move while this waits, and a lost owner must not hold the others up.
+        news = loop.create_task(self._caller.routing.changed(wait_ms))
+        try:
+            done, _ = await asyncio.wait({*calls, news}, return_when=asyncio.FIRST_COMPLETED)
+            return next((calls[one] for one in calls if one in done and _woke(one)), "")
+        finally:
+            for task in (*calls, news):
+                task.cancel()
+            await asyncio.gather(*calls, news, return_exceptions=True)
+
+    # Settling.
+
+    async def settle(
+        self, topic: str, subscription: str, ranges: Sequence[broker_pb2.SettleRange]
+    ) -> list[broker_pb2.SettleResult]:
+        """See :meth:`mom_client.engine.Engine.settle`."""
+        results: list[broker_pb2.SettleResult | None] = [None] * len(ranges)
+        deadline_ms = self._caller.deadline_ms()
+        backoff = self._caller.backoff()
+        left = list(range(len(ranges)))
+        repeated = False
+        while left:
+            route = await self._caller.routing.topic(topic)
+            revision = self._caller.routing.snapshot.revision
+            error = await self._settle_once(
+                route, subscription, ranges, left, results, deadline_ms, repeated=repeated
+            )
+            left = [place for place in left if results[place] is None]
+            if not left or error is None:
+                break
+            if self._caller.clock.monotonic_ms() >= deadline_ms:
+                for place in left:
+                    results[place] = _all_failed(ranges[place], error)
+                break
+            repeated = True
+            await self._caller.wait(error, revision, backoff)
+        return [one for one in results if one is not None]
+
+    async def _settle_once(
+        self,
+        route: TopicRoute,
+        subscription: str,
+        ranges: Sequence[broker_pb2.SettleRange],
+        left: Sequence[int],
+        results: list[broker_pb2.SettleResult | None],
+        deadline_ms: int,
+        *,
+        repeated: bool,
+    ) -> MomError | None:
+        """One try of all that is left; the last error that is worth another one."""
+        places: dict[str, list[int]] = {}
+        last_error: MomError | None = None
+        for place in left:
+            try:
+                owner = route.owners[route.check_partition(ranges[place].partition)]
+            except InvalidArgumentError as error:
+                results[place] = _all_failed(ranges[place], error)
+                continue
+            address = self._caller.routing.address(owner)
+            if address:
+                places.setdefault(address, []).append(place)
+            else:
+                last_error = _no_owner(route.name)
+        errors = await asyncio.gather(
+            *(
+                self._settle_at(
+                    address, route, subscription, ranges, here, results, deadline_ms, repeated
+                )
+                for address, here in places.items()
+            )
+        )
+        return next((error for error in errors if error is not None), last_error)
+
+    async def _settle_at(
+        self,
+        address: str,
+        route: TopicRoute,
+        subscription: str,
+        ranges: Sequence[broker_pb2.SettleRange],
+        places: Sequence[int],
+        results: list[broker_pb2.SettleResult | None],
+        deadline_ms: int,
+        repeated: bool,
+    ) -> MomError | None:
+        request = broker_pb2.SettleRequest(
+            topic_id=route.topic_id,
+            subscription=subscription,
+            ranges=[ranges[place] for place in places],
+        )
+        try:
+            reply = await self._caller.call_address(
+                address, _SETTLE, request.SerializeToString(), deadline_ms
+            )
+        except MomError as error:
+            if error.retriable:
+                return error
+            for place in places:
+                results[place] = _all_failed(ranges[place], error)
+            return None
+        last_error: MomError | None = None
+        settled = broker_pb2.SettleResponse.FromString(reply).results
+        for place, result in zip(places, settled, strict=True):
+            retriable = _worth_another_try(result)
+            if retriable is not None:
+                last_error = retriable
+                continue
+            if repeated and ranges[place].action == broker_pb2.SETTLE_ACTION_ACK:
+                _forgive_settled_before(result)
+            results[place] = result
+        return last_error
+
+    # Looking.
+
+    async def browse(
+        self, topic: str, subscription: str, partition: int, *, offset: int, max_messages: int
+    ) -> broker_pb2.BrowseResponse:
+        """See :meth:`mom_client.engine.Engine.browse`."""
+
+        def request(route: TopicRoute) -> bytes:
+            return broker_pb2.BrowseRequest(
+                topic_id=route.topic_id,
+                subscription=subscription,
+                partition=partition,
+                offset=offset,
+                max_messages=max_messages,
+            ).SerializeToString()
+
+        return await self._caller.at_owner(
+            topic, partition, "Browse", request, broker_pb2.BrowseResponse.FromString
+        )
+
+
+def _check_range(field: str, value: int, lowest: int, highest: int) -> None:
+    if not lowest <= value <= highest:
+        raise InvalidArgumentError(
+            f"{field} is {value}; {lowest} to {highest} is allowed", field=field
+        )
+
+
+def _no_owner(topic: str) -> MomError:
+    return UnavailableError(
+        f"{topic!r} has no owner that can be reached now: no node is up, or its partitions are "
+        "just being moved"
+    )
+
+
+def _woke(call: asyncio.Task[bytes]) -> bool:
+    return not call.cancelled() and call.exception() is None
+
+
+def _all_failed(one: broker_pb2.SettleRange, error: MomError) -> broker_pb2.SettleResult:
+    failure = broker_pb2.SettleFailure(
+        first_offset=one.first_offset, count=one.count, error=error_to_proto(error)
+    )
+    return broker_pb2.SettleResult(failures=[failure])
+
+
+def _worth_another_try(result: broker_pb2.SettleResult) -> MomError | None:
+    for failure in result.failures:
+        error = error_from_proto(failure.error)
+        if error.retriable:
+            return error
+    return None
+
+
+def _forgive_settled_before(result: broker_pb2.SettleResult) -> None:
+    """An ack that was sent twice and found its message settled did so itself."""
+    kept = [one for one in result.failures if one.error.code != ErrorCode.ALREADY_SETTLED.value]
+    del result.failures[:]
+    result.failures.extend(kept)

@@ -1,0 +1,244 @@
+"""A worker of a queue: leases that are kept while a handler runs, and acks in the background.
+
+Loop-native. Renewals run in the client's own loop, so a handler may block for longer than the lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from mom_client.received import ReceivedMessage, messages_of_lease
+from mom_core.errors import MomError, TimedOutError
+from mom_core.limits import LEASE_MS_DEFAULT, WAIT_MS_MAX
+from mom_core.ranges import RangeSet
+from mom_proto.v1 import broker_pb2
+
+if TYPE_CHECKING:
+    from mom_client.engine import Engine
+
+# A lease is renewed when this share of it has passed, which leaves time for two more tries.
+RENEW_AT_SHARE: Final = 1 / 3
+_RETRY_MS: Final = 200
+
+_log = logging.getLogger("mom_client")
+
+ACK: Final = broker_pb2.SETTLE_ACTION_ACK
+NACK: Final = broker_pb2.SETTLE_ACTION_NACK
+RELEASE: Final = broker_pb2.SETTLE_ACTION_RELEASE
+_EXTEND: Final = broker_pb2.SETTLE_ACTION_EXTEND
+
+
+class HeldLease:
+    """Messages that were leased together and are not all settled."""
+
+    __slots__ = ("_batch", "_worker", "end", "first", "gone", "lease_id", "lease_ms",
+                 "partition", "renew_at_ms")  # fmt: skip
+
+    def __init__(self, worker: QueueWorker, leased: broker_pb2.LeasedBatch, sent_ms: int) -> None:
+        self._worker = worker
+        self._batch = leased
+        self.partition = leased.partition.index
+        self.lease_id = leased.lease_id
+        self.first = leased.base_offset
+        self.end = leased.base_offset + int.from_bytes(leased.batch[12:16], "little")
+        self.lease_ms = leased.lease_ms or LEASE_MS_DEFAULT
+        self.gone = RangeSet()
+        """Settled, or lost."""
+        self.renew_at_ms = sent_ms + int(self.lease_ms * RENEW_AT_SHARE)
+
+    def messages(self) -> list[ReceivedMessage]:
+        """The messages, decoded by whoever calls."""
+        return messages_of_lease(self._worker.topic, self._worker.subscription, self._batch)
+
+    def open_ranges(self) -> list[tuple[int, int]]:
+        """What is neither settled nor lost."""
+        return [(a, b) for a, b, gone in self.gone.split(self.first, self.end) if not gone]
+
+
+class QueueWorker:
+    """Receives, keeps, settles."""
+
+    def __init__(
+        self, engine: Engine, topic: str, subscription: str, *, at_once_max: int, lease_ms: int
+    ) -> None:
+        self.topic = topic
+        self.subscription = subscription
+        self._engine = engine
+        self._at_once_max = at_once_max
+        self._lease_ms = lease_ms
+        self._leases: set[HeldLease] = set()
+        self._settles: list[broker_pb2.SettleRange] = []
+        self._to_settle = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._to_renew = asyncio.Event()
+
+    async def open(self) -> None:
+        """Begin. Raises NotFoundError."""
+        await self._engine.topic(self.topic)
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._keep_renewing()),
+            loop.create_task(self._keep_settling()),
+        ]
+
+    async def next(self, wait_ms: int | None = None) -> list[HeldLease]:
+        """Lease the next messages, waiting for them; empty only when ``wait_ms`` has passed."""
+        while True:
+            sent_ms = self._now_ms()
+            try:
+                batches = await self._engine.receive(
+                    self.topic,
+                    self.subscription,
+                    max_messages=self._at_once_max,
+                    wait_ms=WAIT_MS_MAX if wait_ms is None else wait_ms,
+                    lease_ms=self._lease_ms,
+                )
+            except MomError as error:
+                if wait_ms is not None or not error.retriable:
+                    raise
+                await asyncio.sleep(_RETRY_MS / 1000)
+                continue
+            if batches or wait_ms is not None:
+                break
+        # A request may have waited before its messages were leased: counting from when it was sent
+        # only renews earlier.
+        leases = [HeldLease(self, one, sent_ms) for one in batches]
+        self._leases.update(leases)
+        self._to_renew.set()
+        return leases
+
+    def settle(self, lease: HeldLease, offset: int, action: int, delay_ms: int = 0) -> None:
+        """Settle one message in the background."""
+        if offset in lease.gone:
+            return
+        lease.gone.add(offset, offset + 1)
+        self._queue(lease, offset, offset + 1, action, delay_ms)
+        if not lease.open_ranges():
+            self._leases.discard(lease)
+
+    def is_held(self, lease: HeldLease, offset: int) -> bool:
+        """Whether a message is still this worker's, as far as is known."""
+        return offset not in lease.gone
+
+    def _queue(
+        self, lease: HeldLease, first: int, end: int, action: int, delay_ms: int = 0
+    ) -> None:
+        last = self._settles[-1] if self._settles else None
+        if (
+            last is not None
+            and last.lease_id == lease.lease_id
+            and last.partition == lease.partition
+            and last.action == action
+            and last.delay_ms == delay_ms
+            and last.first_offset + last.count == first
+        ):
+            last.count += end - first
+        else:
+            self._settles.append(_range(lease, first, end, action, delay_ms))
+        self._idle.clear()
+        self._to_settle.set()
+
+    async def flush(self) -> None:
+        """Wait until everything settled so far has reached its owners, or failed."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Settle what is due and give back the rest unhandled."""
+        for lease in self._leases:
+            for first, end in lease.open_ranges():
+                self._queue(lease, first, end, RELEASE)
+        self._leases.clear()
+        try:
+            await self.flush()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _keep_settling(self) -> None:
+        while True:
+            await self._to_settle.wait()
+            self._to_settle.clear()
+            while self._settles:
+                ranges, self._settles = self._settles, []
+                await self._settle(ranges)
+            self._idle.set()
+
+    async def _settle(self, ranges: list[broker_pb2.SettleRange]) -> None:
+        try:
+            results = await self._engine.settle(self.topic, self.subscription, ranges)
+        except MomError as error:
+            _log.warning("settling messages of %r failed: %s", self.topic, error.message)
+            return
+        for one, result in zip(ranges, results, strict=True):
+            for failure in result.failures:
+                _log.warning(
+                    "%d messages of %r partition %d from offset %d were not settled: %s",
+                    failure.count, self.topic, one.partition, failure.first_offset,
+                    failure.error.message,
+                )  # fmt: skip
+
+    # Renewing.
+
+    def _now_ms(self) -> int:
+        return int(asyncio.get_running_loop().time() * 1000)
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            self._to_renew.clear()
+            now_ms = self._now_ms()
+            due = [lease for lease in self._leases if lease.renew_at_ms <= now_ms]
+            if due:
+                await self._renew(due)
+                continue
+            next_ms = min((lease.renew_at_ms for lease in self._leases), default=None)
+            timeout = None if next_ms is None else (next_ms - now_ms) / 1000
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._to_renew.wait()
+            except TimeoutError:
+                continue
+
+    async def _renew(self, due: Iterable[HeldLease]) -> None:
+        ranges: list[broker_pb2.SettleRange] = []
+        leases: list[HeldLease] = []
+        sent_ms = self._now_ms()
+        for lease in due:
+            lease.renew_at_ms = sent_ms + int(lease.lease_ms * RENEW_AT_SHARE)
+            for first, end in lease.open_ranges():
+                ranges.append(_range(lease, first, end, _EXTEND, lease.lease_ms))
+                leases.append(lease)
+        if not ranges:
+            return
+        try:
+            results = await self._engine.settle(self.topic, self.subscription, ranges)
+        except MomError as error:
+            _log.warning("renewing leases of %r failed: %s", self.topic, error.message)
+            return
+        for lease, result in zip(leases, results, strict=True):
+            for failure in result.failures:
+                end = failure.first_offset + failure.count
+                if failure.error.code == TimedOutError.code.value:
+                    continue
+                lease.gone.add(failure.first_offset, end)
+                if not lease.open_ranges():
+                    self._leases.discard(lease)
+
+
+def _range(
+    lease: HeldLease, first: int, end: int, action: int, delay_ms: int = 0
+) -> broker_pb2.SettleRange:
+    return broker_pb2.SettleRange(
+        partition=lease.partition,
+        first_offset=first,
+        count=end - first,
+        lease_id=lease.lease_id,
+        action=action,  # type: ignore[arg-type]
+        delay_ms=delay_ms,
+    )
+

@@ -1,0 +1,203 @@
+"""Subscriptions of a topic as resources."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import Response
+from msgspec import Meta, Struct
+
+from mom_client.routing import TopicRoute
+from mom_core.access import Action
+from mom_core.errors import ConflictError, ErrorCode, NotFoundError
+from mom_core.names import check_name
+from mom_core.topics import (
+    SECRET_BYTES,
+    SubscriptionConfig,
+    TopicKind,
+    diff,
+    new_subscription,
+    show_subscription,
+)
+from mom_gateway.calls import Call
+from mom_gateway.operations import Answer, Described, Example, Operation
+from mom_gateway.routes.control import CallOf, Name, answer, document_decoder
+from mom_gateway.routes.topics import Duration
+from mom_gateway.service import check_kind
+
+SUBSCRIPTIONS: Final = Described()
+# The cluster makes the real one.
+_NO_SECRET: Final = bytes(SECRET_BYTES)
+
+
+class SubscriptionSettings(Struct, omit_defaults=True, kw_only=True):
+    """Settings of a subscription. What is left out has its default."""
+
+    mode: Annotated[
+        str,
+        Meta(description="stream: offsets, members share partitions. queue: leases of messages.",
+             extra_json_schema={"enum": ["stream", "queue"]}),
+    ] = "stream"  # fmt: skip
+    start: Annotated[
+        str,
+        Meta(description="earliest, latest, offset:N, timestamp:MILLISECONDS or RFC 3339."),
+    ] = "earliest"
+    session_ms: Annotated[Duration, Meta(description="Stream mode.")] = 10_000
+    lease_ms: Annotated[Duration, Meta(description="Queue mode.")] = 30_000
+    max_deliveries: Annotated[int, Meta(description="Queue mode. 0: without a limit.")] = 0
+
+
+class Subscription(Struct, omit_defaults=True, kw_only=True):
+    """A subscription."""
+
+    name: str
+    topic: str
+    mode: str
+    start: str
+    created_at_ms: int
+    session_ms: Annotated[int | None, Meta(description="Stream mode.")] = None
+    lease_ms: Annotated[int | None, Meta(description="Queue mode.")] = None
+    max_deliveries: Annotated[int | None, Meta(description="Queue mode.")] = None
+
+
+class SubscriptionList(Struct):
+    """All subscriptions of a topic, by name."""
+
+    subscriptions: list[Subscription]
+
+
+_EXAMPLE: Final = {
+    "name": "billing",
+    "topic": "orders",
+    "mode": "stream",
+    "start": "earliest",
+    "created_at_ms": 1_700_000_000_000,
+    "session_ms": 10_000,
+}
+_PATH: Final = "/v1/topics/{topic}/subscriptions/{subscription}"
+
+
+async def _topic(call: Call, name: str) -> TopicRoute:
+    """The topic as the master knows it, so that a change just made is seen."""
+    check_name(name, "topic")
+    route = await call.service.engine.get_topic(name)
+    check_kind(name, route.config.kind, TopicKind.TOPIC)
+    return route
+
+
+@SUBSCRIPTIONS.route(
+    "GET",
+    "/v1/topics/{topic}/subscriptions",
+    Operation(
+        id="list_subscriptions",
+        summary="List the subscriptions of a topic",
+        tag="subscriptions",
+        answers={
+            200: Answer(
+                description="All of them.",
+                type=SubscriptionList,
+                example={"subscriptions": [_EXAMPLE]},
+            )
+        },
+        errors=(ErrorCode.NOT_FOUND,),
+    ),
+)
+async def _list(call: CallOf, topic: Name) -> Response:
+    call.service.require(call.identity, Action.DESCRIBE, topic)
+    route = await _topic(call, topic)
+    shown = [show_subscription(one) for _, one in sorted(route.subscriptions.items())]
+    return answer({"subscriptions": shown})
+
+
+@SUBSCRIPTIONS.route(
+    "PUT",
+    _PATH,
+    Operation(
+        id="put_subscription",
+        summary="Create a subscription",
+        tag="subscriptions",
+        description="Repeating it is safe: 200 when the same stands already, 409 with the "
+        "differences when another does.",
+        body=SubscriptionSettings,
+        body_required=False,
+        examples=(
+            Example(summary="A consumer group", value={"mode": "stream", "start": "earliest"}),
+            Example(summary="Leases and acks", value={"mode": "queue", "lease_ms": "1m"}),
+        ),
+        answers={
+            201: Answer(description="Created.", type=Subscription, example=_EXAMPLE),
+            200: Answer(description="Stood already.", type=Subscription, example=_EXAMPLE),
+        },
+        errors=(ErrorCode.NOT_FOUND, ErrorCode.CONFLICT, ErrorCode.UNSUPPORTED_MEDIA_TYPE),
+    ),
+)
+async def _put(call: CallOf, topic: Name, subscription: Name) -> Response:
+    call.service.require(call.identity, Action.ADMIN)
+    wanted = await call.json(document_decoder, {})
+    config = new_subscription(subscription, topic, wanted, created_at_ms=0, secret=_NO_SECRET)
+    await _topic(call, topic)
+    try:
+        made, created = await call.service.engine.create_subscription(config)
+    except ConflictError:
+        made, created = (await _topic(call, topic)).subscription(subscription), False
+    if not created:
+        _refuse_differences(made, config, wanted)
+    return answer(show_subscription(made), 201 if created else 200)
+
+
+def _refuse_differences(
+    made: SubscriptionConfig, config: SubscriptionConfig, wanted: dict[str, Any]
+) -> None:
+    differences = diff(made, config, wanted.keys())
+    if not differences:
+        return
+    raise ConflictError(
+        f"subscription {made.name!r} of {made.topic!r} exists with another "
+        f"{', '.join(differences)}. Delete it first, or choose another name",
+        field=next(iter(differences)),
+        details={
+            "differences": msgspec.json.encode(
+                {field: one._asdict() for field, one in differences.items()}
+            ).decode()
+        },
+    )
+
+
+@SUBSCRIPTIONS.route(
+    "GET",
+    _PATH,
+    Operation(
+        id="get_subscription",
+        summary="Describe a subscription",
+        tag="subscriptions",
+        answers={200: Answer(description="Found.", type=Subscription, example=_EXAMPLE)},
+        errors=(ErrorCode.NOT_FOUND,),
+    ),
+)
+async def _get(call: CallOf, topic: Name, subscription: Name) -> Response:
+    call.service.require(call.identity, Action.DESCRIBE, topic)
+    check_name(subscription, "subscription")
+    return answer(show_subscription((await _topic(call, topic)).subscription(subscription)))
+
+
+@SUBSCRIPTIONS.route(
+    "DELETE",
+    _PATH,
+    Operation(
+        id="delete_subscription",
+        summary="Delete a subscription",
+        tag="subscriptions",
+        description="What it has read and leased is forgotten; the topic's records stay.",
+        answers={204: Answer(description="Deleted.")},
+        errors=(ErrorCode.NOT_FOUND,),
+    ),
+)
+async def _delete(call: CallOf, topic: Name, subscription: Name) -> Response:
+    call.service.require(call.identity, Action.ADMIN)
+    check_name(subscription, "subscription")
+    route = await _topic(call, topic)
+    if subscription not in route.subscriptions:
+        raise NotFoundError(f"{topic!r} has no subscription {subscription!r}", field="subscription")
+    await call.service.engine.delete_subscription(topic, subscription)
+    return Response(status_code=204)

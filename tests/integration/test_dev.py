@@ -1,0 +1,320 @@
+"""`mom dev` and the command line, as a new user tries them: real processes, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import pydoc_data.topics
+import queue
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dev_process import MOM, TIMEOUT_SECONDS, DevProcess, environment
+
+LINES_MAX = 20_000
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevProcess]:
+    """One `mom dev` for the tests that leave it running."""
+    with DevProcess(tmp_path_factory.mktemp("dev") / "data") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real file of many lines: the package log of this machine, or a text that Python brings."""
+    source = Path("/var/log/dpkg.log")
+    if not source.is_file() or source.stat().st_size < 10_000:
+        source = Path(pydoc_data.topics.__file__)
+    lines = source.read_bytes().splitlines(keepends=True)[:LINES_MAX]
+    path = tmp_path_factory.mktemp("input") / "lines.log"
+    path.write_bytes(b"".join(lines).rstrip(b"\n") + b"\n")
+    return path
+
+
+def lines_of(path: Path) -> Counter[bytes]:
+    return Counter(path.read_bytes().splitlines())
+
+
+def test_a_file_goes_into_a_topic_and_comes_out_again_and_again(
+    dev: DevProcess, log_file: Path
+) -> None:
+    expected = lines_of(log_file)
+    dev.mom("topic", "create", "logs", "--partitions", "3")
+    made = dev.json("produce", "logs", "--file", log_file)
+    assert made["published"] == expected.total()
+    assert made["failed"] == 0
+    assert len(made["partitions"]) == 3
+    assert made["durability"] == "fsync"
+    for _ in range(2):
+        read = dev.mom("consume", "logs", "--until-end").stdout
+        assert Counter(read.splitlines()) == expected
+
+
+def run_until_all_came(
+    dev: DevProcess, command: list[str], count: int
+) -> tuple[Counter[bytes], list[int]]:
+    """Run a command twice at a time until both together printed ``count`` lines."""
+    came: queue.Queue[tuple[int, bytes]] = queue.Queue()
+
+    def follow(index: int, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            came.put((index, line.rstrip(b"\n")))
+
+    processes = [dev.begin(*command) for _ in range(2)]
+    threads = [
+        threading.Thread(target=follow, args=(index, process), daemon=True)
+        for index, process in enumerate(processes)
+    ]
+    for thread in threads:
+        thread.start()
+    lines: Counter[bytes] = Counter()
+    shares = [0, 0]
+    try:
+        for _ in range(count):
+            index, line = came.get(timeout=TIMEOUT_SECONDS)
+            lines[line] += 1
+            shares[index] += 1
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        codes = [process.wait(TIMEOUT_SECONDS) for process in processes]
+        for thread in threads:
+            thread.join(TIMEOUT_SECONDS)
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            process.stderr.close()
+    assert codes == [130, 130]
+    assert came.empty(), "more came than went in"
+    return lines, shares
+
+
+def test_two_workers_share_a_queue(dev: DevProcess, log_file: Path) -> None:
+    expected = lines_of(log_file)
+    dev.mom("queue", "create", "jobs", "--partitions", "2")
+    dev.mom("produce", "jobs", "--file", log_file)
+    command = ["receive", "jobs", "--ack", "--follow"]
+    lines, _ = run_until_all_came(dev, command, expected.total())
+    assert lines == expected
+    described = dev.json("queue", "describe", "jobs")
+    counts = [one["subscriptions"][0] for one in described["partition_list"]]
+    assert sum(one["ready"] + one["leased"] for one in counts) == 0
+
+
+def test_two_members_share_a_subscription(dev: DevProcess, log_file: Path) -> None:
+    expected = lines_of(log_file)
+    dev.mom("topic", "create", "shared", "--partitions", "4")
+    dev.mom("subscription", "create", "shared", "group")
+    dev.mom("produce", "shared", "--file", log_file)
+    command = ["consume", "shared", "--subscription", "group"]
+    lines, _ = run_until_all_came(dev, command, expected.total())
+    assert lines == expected
+    described = dev.json("subscription", "describe", "shared", "group")
+    assert sum(one.get("lag", 0) for one in described["partition_list"]) == 0
+
+
+def test_everything_is_there_after_a_restart(tmp_path: Path, log_file: Path) -> None:
+    expected = lines_of(log_file)
+    with DevProcess(tmp_path / "data") as dev:
+        dev.mom("topic", "create", "logs", "--partitions", "3")
+        dev.mom("produce", "logs", "--file", log_file)
+        dev.mom("consume", "logs", "--subscription", "group", "--max", "100")
+        dev.mom("queue", "create", "jobs", "--lease", "10m")
+        dev.mom("produce", "jobs", "first", "second")
+        leased = json.loads(dev.mom("receive", "jobs", "--format", "json").stdout)
+        assert dev.stop() == 0
+
+        dev.start()
+        read = dev.mom("consume", "logs", "--until-end").stdout
+        assert Counter(read.splitlines()) == expected
+        rest = dev.mom("consume", "logs", "--subscription", "group", "--until-end").stdout
+        assert len(rest.splitlines()) == expected.total() - 100
+        assert dev.mom("receive", "jobs", "--max", "5", "--ack").stdout == b"second\n"
+        dev.mom("ack", "jobs", leased["receipt"])
+        described = dev.json("queue", "describe", "jobs")
+        counts = described["partition_list"][0]["subscriptions"][0]
+        assert (counts["ready"], counts["leased"]) == (0, 0)
+
+
+def test_acknowledged_messages_survive_a_crash(tmp_path: Path) -> None:
+    with DevProcess(tmp_path / "data") as dev:
+        assert dev.json("produce", "notes", stdin=b"a\nb\nc\n")["published"] == 3
+        dev.kill()
+        dev.start()
+        assert dev.mom("consume", "notes", "--until-end").stdout == b"a\nb\nc\n"
+
+
+def test_what_does_not_exist_is_created_and_that_is_said(dev: DevProcess) -> None:
+    said = dev.mom("produce", "fresh", "hello").stderr.decode()
+    assert "created" in said
+    assert "fresh" in said
+    assert "partition 0, offset 0 (fsync)" in said
+    dev.mom("produce", "fresh-queue", "job", "--queue")
+    assert dev.mom("receive", "fresh-queue", "--ack").stdout == b"job\n"
+    refused = dev.json("produce", "other", "x", "--no-create", code=3)
+    assert refused["error"]["code"] == "not_found"
+
+
+def test_topics_by_the_command_line(dev: DevProcess) -> None:
+    made = dev.json("topic", "create", "orders", "--partitions", "2", "--retention", "24h")
+    assert made["created"] is True
+    again = dev.json("topic", "create", "orders", "--partitions", "2", "--retention", "24h")
+    assert again["created"] is False
+    other = dev.json("topic", "create", "orders", "--partitions", "3", code=1)
+    assert other["error"]["code"] == "conflict"
+    altered = dev.json("topic", "alter", "orders", "--retention-bytes", "10Mi")
+    assert altered["retention_bytes"] == 10 << 20
+    fewer = dev.json("topic", "alter", "orders", "--partitions", "1", code=1)
+    assert fewer["error"]["field"] == "partitions"
+    assert "orders" in [one["name"] for one in dev.json("topic", "list")]
+    assert "orders" in dev.mom("topic", "list").stdout.decode()
+    assert len(dev.json("topic", "describe", "orders")["partition_list"]) == 2
+    assert dev.json("queue", "describe", "orders", code=3)["error"]["code"] == "not_found"
+    assert dev.json("topic", "delete", "orders")["deleted"] is True
+    assert dev.json("topic", "delete", "orders", code=3)["error"]["code"] == "not_found"
+    assert dev.json("topic", "delete", "orders", "--if-exists")["deleted"] is False
+
+
+def test_good_lines_land_and_bad_ones_are_named(dev: DevProcess) -> None:
+    dev.mom("topic", "create", "small", "--message-bytes-max", "1Ki")
+    done = dev.mom("produce", "small", stdin=b"one\n" + b"x" * 2000 + b"\nthree\n", code=1)
+    assert "standard input line 2" in done.stderr.decode()
+    assert dev.mom("consume", "small", "--until-end").stdout == b"one\nthree\n"
+    lines = b'{"value": 1, "key": "a"}\n{nonsense\n{"value": {"b": [2]}, "headers": {"h": "v"}}\n'
+    made = dev.json("produce", "small", "--json", stdin=lines, code=1)
+    assert (made["published"], made["failed"]) == (2, 1)
+    assert made["failures"][0]["line"] == 2
+    read = dev.mom("consume", "small", "--from", "offset:2", "--until-end", "--format", "json")
+    first, second = (json.loads(line) for line in read.stdout.splitlines())
+    assert (first["value"], first["key"], first["offset"]) == (1, "a", 2)
+    assert (second["value"], second["headers"]) == ({"b": [2]}, {"h": "v"})
+
+
+def test_leases_by_the_command_line(dev: DevProcess) -> None:
+    dev.mom("queue", "create", "work", "--lease", "10m")
+    dev.mom("produce", "work", "a", "b")
+    leased = dev.mom("receive", "work", "--max", "2", "-o", "json").stdout.splitlines()
+    receipts = [json.loads(line)["receipt"] for line in leased]
+    assert dev.mom("receive", "work", "--wait", "0").stdout == b""
+    dev.mom("extend", "work", receipts[0], "--lease", "20m")
+    dev.mom("nack", "work", receipts[0])
+    assert json.loads(dev.mom("receive", "work", "-o", "json").stdout)["deliveries"] == 2
+    assert (
+        dev.json("ack", "work", stdin=f"{receipts[1]}\n".encode())["results"][0]["status"] == "ok"
+    )
+    refused = dev.json("ack", "work", receipts[0], "not-a-receipt", code=1)["results"]
+    assert refused[0]["error"]["code"] in ("lease_lost", "already_settled")
+    assert refused[1]["error"]["code"] == "invalid_receipt"
+
+
+def test_a_subscription_is_replayed_by_seek(dev: DevProcess) -> None:
+    dev.mom("produce", "events", "a", "b", "c")
+    read = ["consume", "events", "--subscription", "s", "--until-end"]
+    assert dev.mom(*read).stdout == b"a\nb\nc\n"
+    assert dev.mom(*read).stdout == b""
+    sought = dev.json("subscription", "seek", "events", "s", "--to", "offset:1")
+    assert sought["offsets"] == [{"partition": 0, "offset": 1}]
+    assert dev.mom(*read).stdout == b"b\nc\n"
+
+
+def test_cluster_and_tokens(dev: DevProcess) -> None:
+    status = dev.json("cluster", "status")
+    assert len(status["nodes"]) == 3
+    assert status["store"]["engine"] == "sqlite"
+    assert status["store"]["durability"] == "fsync"
+    assert "dev-0" in dev.mom("cluster", "status").stdout.decode()
+    made = dev.json("token", "create", "ci", "--scope", "read:logs")
+    assert made["token"]
+    assert made["token_id"] in [one["token_id"] for one in dev.json("token", "list")]
+    dev.mom("token", "revoke", made["token_id"])
+    assert dev.json("token", "revoke", "000000000000", code=3)["error"]["code"] == "not_found"
+
+
+def test_a_reader_that_goes_away_is_no_error_message(dev: DevProcess, log_file: Path) -> None:
+    dev.mom("produce", "piped", "--file", log_file)
+    process = dev.begin("consume", "piped")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    dev.mom("produce", "piped", "--file", log_file)
+    assert process.wait(TIMEOUT_SECONDS) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def refused_start(*flags: str) -> str:
+    done = subprocess.run(
+        [*MOM, "dev", *flags],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=environment(),
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode in (1, 4)
+    assert done.stdout == b""
+    said = done.stderr.decode()
+    assert said.startswith("mom: ")
+    assert said.count("\n") == 1
+    return said
+
+
+FREE = ("--master-port", "0", "--node-port", "0")
+
+
+@pytest.mark.parametrize("flag", ["--port", "--master-port", "--node-port"])
+def test_a_taken_port_is_named_with_its_process(tmp_path: Path, flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refused_start("--data", str(tmp_path), "--port", "0", *FREE, flag, str(port))
+    assert f"port {port}" in said
+    assert f"pid {os.getpid()}" in said
+
+
+def test_a_data_directory_that_is_held_is_named_with_its_process(
+    dev: DevProcess, tmp_path: Path
+) -> None:
+    said = refused_start("--data", dev.facts["data"], "--port", "0", *FREE)
+    assert str(dev.facts["pid"]) in said
+    assert dev.facts["data"] in said
+
+
+def test_data_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    with DevProcess(tmp_path / "data") as dev:
+        dev.stop()
+    (database,) = (tmp_path / "data").glob("*.sqlite3")
+    connection = sqlite3.connect(database)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    said = refused_start("--data", str(tmp_path / "data"), "--port", "0", *FREE)
+    assert "newer version" in said
+
+
+def test_an_idle_dev_is_small(tmp_path: Path) -> None:
+    with DevProcess(tmp_path / "data") as dev:
+        status = Path(f"/proc/{dev.facts['pid']}/status")
+        if not status.exists():
+            pytest.skip("needs /proc")
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+        assert int(line.split()[1]) < 150 * 1024
+
+
+def test_help_imports_no_grpc() -> None:
+    code = (
+        "import sys, mom_cli.main as m; m.run(['--help']); "
+        "sys.exit(any(name in sys.modules for name in ('grpc', 'asyncio', 'msgspec')))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
