@@ -6,8 +6,8 @@ renewals, and one client serves several event loops.
 **Handing over.** Published messages go through a deque with one wake-up for many, and their results
 go back with one wake-up for each loop and turn. Everything else runs as a coroutine in the thread.
 
-**Forking.** gRPC's threads do not survive a fork and its locks may be held at that moment (seen with
-grpcio 1.85: ``Mutex::Fer`` aborts and children that hang). But gRPC ends its threads when the last
+**Forking.** gRPC's threads do not survive a fork and its locks may be held at that moment (seen
+with grpcio 1.85: children that abort in ``Mutex::Fer``). But gRPC ends its threads when the last
 channel is gone, within milliseconds. So before a fork each client closes its connections and stops
 its thread, and waits until gRPC's threads have ended. In the parent, the same engine and loop go on
 afterwards, at once if anything was under way: batches that were on their way are sent again under
@@ -99,8 +99,8 @@ class IoThread:
         if self._closed:
             raise UnavailableError("the client was closed; connect anew")
         if self._loop is None:
-            self._loop = _IoLoop()
             self._engine = self._make_engine()
+            self._loop = _IoLoop()
             self._loop.call_soon(self._start_engine)
         if self._thread is None:
             self._start_thread()

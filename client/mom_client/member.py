@@ -2,8 +2,8 @@
 
 Its heartbeats run in the client's own loop, so that a handler that blocks loses nothing. What the
 handler has finished is committed in the background, at most every COMMIT_INTERVAL_MS. When the
-coordinator wants a partition for another member, the member stops reading it, lets the handler finish
-the message at hand, commits and releases it.
+coordinator wants a partition for another member, the member stops reading it, lets the handler
+finish the message at hand, commits and releases it.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ class MemberChunk:
 
     def messages(self) -> list[ReceivedMessage]:
         """The messages, decoded by whoever calls."""
-        return messages_of_fetch(
-            self._topic, self._topic_id, self.held.partition, self._fetched
-        )
+        return messages_of_fetch(self._topic, self._topic_id, self.held.partition, self._fetched)
 
 
 class Member:
@@ -120,9 +118,7 @@ class Member:
             self._stop(held)
         try:
             await self.commit()
-            await self._engine.release_partitions(
-                self._topic, self._subscription, self._member_id
-            )
+            await self._engine.release_partitions(self._topic, self._subscription, self._member_id)
         except MomError as error:
             _log.warning(
                 "leaving %r of %r: %s. Others take over after the session's timeout",
@@ -202,9 +198,7 @@ class Member:
                     return
             else:
                 if fetched.batches:
-                    await self._chunks.put(
-                        MemberChunk(self._topic, self._topic_id, held, fetched)
-                    )
+                    await self._chunks.put(MemberChunk(self._topic, self._topic_id, held, fetched))
                 offset = fetched.next_offset
 
     async def next(self) -> MemberChunk:
@@ -252,7 +246,9 @@ class Member:
                 self._topic, self._subscription, self._member_id, (held.partition,)
             )
         except MomError as error:
-            _log.warning("releasing %r partition %d: %s", self._topic, held.partition, error.message)
+            _log.warning(
+                "releasing %r partition %d: %s", self._topic, held.partition, error.message
+            )
         if self._held.get(held.partition) is held:
             del self._held[held.partition]
 

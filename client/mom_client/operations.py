@@ -101,9 +101,7 @@ async def create_subscription(
     return made
 
 
-async def ensure_stream(
-    engine: Engine, topic: str, name: str, *, create: bool, start: str
-) -> None:
+async def ensure_stream(engine: Engine, topic: str, name: str, *, create: bool, start: str) -> None:
     """Check that a stream-mode subscription stands, creating it if asked to."""
     route = await engine.topic(topic)
     if name not in route.subscriptions and create:

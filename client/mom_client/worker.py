@@ -1,6 +1,6 @@
 """A worker of a queue: leases that are kept while a handler runs, and acks in the background.
 
-Loop-native. Renewals run in the client's own loop, so a handler may block for longer than the lease.
+Loop-native. Renewals run in the client's own loop, so a handler may block for longer than a lease.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = logging.getLogger("mom_client")
 ACK: Final = broker_pb2.SETTLE_ACTION_ACK
 NACK: Final = broker_pb2.SETTLE_ACTION_NACK
 RELEASE: Final = broker_pb2.SETTLE_ACTION_RELEASE
-_EXTEND: Final = broker_pb2.SETTLE_ACTION_EXTEND
+EXTEND: Final = broker_pb2.SETTLE_ACTION_EXTEND
 
 
 class HeldLease:
@@ -211,7 +211,7 @@ class QueueWorker:
         for lease in due:
             lease.renew_at_ms = sent_ms + int(lease.lease_ms * RENEW_AT_SHARE)
             for first, end in lease.open_ranges():
-                ranges.append(_range(lease, first, end, _EXTEND, lease.lease_ms))
+                ranges.append(_range(lease, first, end, EXTEND, lease.lease_ms))
                 leases.append(lease)
         if not ranges:
             return
@@ -241,4 +241,3 @@ def _range(
         action=action,  # type: ignore[arg-type]
         delay_ms=delay_ms,
     )
-

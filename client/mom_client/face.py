@@ -1,0 +1,50 @@
+"""What the async and the sync client share: how they are set up and how they end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mom_client.iothread import IoThread
+from mom_client.options import EngineOptions
+from mom_core.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from mom_client.engine import Engine
+
+ADDRESS_DEFAULT = "127.0.0.1:7071"
+
+
+def split_addresses(addresses: str | Sequence[str]) -> tuple[str, ...]:
+    """``"a:1,b:2"`` or a sequence of ``host:port``."""
+    parts = addresses.split(",") if isinstance(addresses, str) else addresses
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def io_thread(addresses: Sequence[str], token: str | None, options: EngineOptions) -> IoThread:
+    """The thread of one client; it starts with the first use."""
+
+    def make_engine() -> Engine:
+        # Here and not above: importing the client loads no gRPC.
+        from mom_client.engine import Engine
+
+        return Engine(addresses, token=token, options=options)
+
+    return IoThread(make_engine)
+
+
+def member_id(name: str | None) -> str:
+    """A member's id: the one given, else one of this process that no other has."""
+    if name is not None:
+        return name
+    return f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def duration_ms(seconds: float, field: str) -> int:
+    """Milliseconds of seconds; raises InvalidArgumentError for a negative time."""
+    if seconds < 0:
+        raise InvalidArgumentError(f"{field} is {seconds}; 0 or more is allowed", field=field)
+    return int(seconds * 1000)

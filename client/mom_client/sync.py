@@ -1,0 +1,367 @@
+"""The sync client, for scripts and for servers without asyncio. Its methods are the async ones'.
+
+::
+
+    with mom_client.sync.connect("127.0.0.1:7071") as client:
+        client.publish("orders", {"id": 1})
+        for message in client.read("orders"):
+            print(message.json())
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from mom_client import operations
+from mom_client.client import CHUNK_MESSAGES, CHUNKS_MAX
+from mom_client.consumption import SyncConsumption, SyncSubscription
+from mom_client.face import ADDRESS_DEFAULT, duration_ms, io_thread, member_id, split_addresses
+from mom_client.iothread import ThreadSink
+from mom_client.options import EngineOptions
+from mom_client.received import ReceivedMessage
+from mom_client.results import Published
+from mom_core.errors import MomError
+from mom_core.message import Message
+from mom_core.topics import SubscriptionConfig, TopicConfig, TopicKind, parse_start
+
+if TYPE_CHECKING:
+    from mom_client.engine import Engine
+    from mom_client.routing import TopicRoute
+    from mom_proto.v1 import broker_pb2, master_pb2
+
+ResultT = TypeVar("ResultT")
+
+_SINK = ThreadSink()
+
+
+def connect(
+    addresses: str | list[str] | tuple[str, ...] = ADDRESS_DEFAULT,
+    *,
+    token: str | None = None,
+    **options: Any,
+) -> Client:
+    """A client of the cluster that any of ``addresses`` (``host:port``) belongs to.
+
+    Nothing is connected before the first use, or ``with``, which raises UnavailableError when no
+    server answers.
+    """
+    return Client(addresses, token=token, **options)
+
+
+class Client:
+    """Publishes, reads, receives and administrates. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        addresses: str | list[str] | tuple[str, ...] = ADDRESS_DEFAULT,
+        *,
+        token: str | None = None,
+        **options: Any,
+    ) -> None:
+        self._io = io_thread(split_addresses(addresses), token, EngineOptions(**options))
+
+    # Life.
+
+    def __enter__(self) -> Client:
+        self.ready()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def ready(self) -> None:
+        """Connect. Raises UnavailableError, naming what was tried, when no server answers."""
+        self._wait(lambda engine: engine.ready())
+
+    def close(self) -> None:
+        """Send what was published, then disconnect. A client can't be used after it."""
+        self._io.close()
+
+    def _wait(
+        self, work: Callable[[Engine], Coroutine[Any, Any, ResultT]], generation: int | None = None
+    ) -> ResultT:
+        future = self._io.run(work, generation)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # A KeyboardInterrupt, say.
+            raise
+
+    # Publishing.
+
+    def publish(
+        self,
+        topic: str,
+        value: Any,
+        *,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        partition: int | None = None,
+        content_type: str | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Published:
+        """Publish one message and wait until it is durable. Raises MomError when it did not land.
+
+        For many messages, :meth:`publish_many` and :meth:`publish_soon` are much faster.
+        """
+        return self.publish_soon(
+            topic,
+            value,
+            key=key,
+            headers=headers,
+            partition=partition,
+            content_type=content_type,
+            timestamp_ms=timestamp_ms,
+        ).result()
+
+    def publish_soon(
+        self,
+        topic: str,
+        value: Any,
+        *,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        partition: int | None = None,
+        content_type: str | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Future[Published]:
+        """Publish one message without waiting; the future has the result.
+
+        Raises OverloadedError when too much waits.
+        """
+        message = operations.make_message(value, key, headers, content_type, timestamp_ms)
+        future: Future[Published] = Future()
+        # A result that is under way can't be cancelled, which set_result relies on.
+        future.set_running_or_notify_cancel()
+        self._io.hand_over(topic, message, partition, _SINK, future)
+        return future
+
+    def publish_many(
+        self, topic: str, values: Iterable[Any], *, partition: int | None = None
+    ) -> list[Published | MomError]:
+        """Publish many values or :class:`Message` objects; a result for each, in order.
+
+        One that fails hurts no other: its result is the error. The input is drawn as far as there
+        is room.
+        """
+        under_way: deque[Future[list[Published | MomError]]] = deque()
+        results: list[Published | MomError] = []
+        messages = map(operations.message_of, values)
+        while chunk := list(islice(messages, CHUNK_MESSAGES)):
+            if len(under_way) >= CHUNKS_MAX:
+                results += under_way.popleft().result()
+            under_way.append(self._publish_chunk(topic, chunk, partition))
+        for future in under_way:
+            results += future.result()
+        return results
+
+    def _publish_chunk(
+        self, topic: str, chunk: list[Message], partition: int | None
+    ) -> Future[list[Published | MomError]]:
+        return self._io.run(lambda engine: engine.publish_many(topic, chunk, partition))
+
+    # Reading.
+
+    def read(
+        self,
+        topic: str,
+        *,
+        partition: int | None = None,
+        start: str = "earliest",
+        follow: bool = False,
+    ) -> Iterator[ReceivedMessage]:
+        """Read a topic's log; see :meth:`mom_client.Client.read`."""
+        from mom_client.log_reader import LogReader
+
+        begin = parse_start(start)
+        partitions = None if partition is None else (partition,)
+
+        async def open_reader(engine: Engine) -> LogReader:
+            reader = LogReader(engine, topic, partitions, begin, follow=follow)
+            await reader.open()
+            return reader
+
+        generation = self._io.generation
+        reader = self._wait(open_reader)
+        try:
+            while True:
+                chunk = self._wait(lambda engine: reader.next(), generation)
+                if chunk is None:
+                    return
+                yield from chunk.messages()
+        finally:
+            if generation == self._io.generation:
+                self._wait(lambda engine: reader.close())
+
+    def subscribe(
+        self,
+        topic: str,
+        subscription: str,
+        *,
+        create: bool = True,
+        start: str = "earliest",
+        auto_commit: bool = True,
+        member: str | None = None,
+        session: float = 0,
+    ) -> SyncSubscription:
+        """Read as a member of a subscription; see :meth:`mom_client.Client.subscribe`."""
+        return SyncSubscription(
+            self._io,
+            topic,
+            subscription,
+            create=create,
+            start=start,
+            auto_commit=auto_commit,
+            member_id=member_id(member),
+            session_ms=duration_ms(session, "session"),
+        )
+
+    # Queues.
+
+    def receive(
+        self,
+        queue: str,
+        max_messages: int = 1,
+        *,
+        wait: float = 0,
+        lease: float = 0,
+        subscription: str | None = None,
+    ) -> list[ReceivedMessage]:
+        """Lease messages of a queue; see :meth:`mom_client.Client.receive`."""
+        wait_ms, lease_ms = duration_ms(wait, "wait"), duration_ms(lease, "lease")
+        leased = self._wait(
+            lambda engine: operations.receive(
+                engine,
+                queue,
+                subscription,
+                max_messages=max_messages,
+                wait_ms=wait_ms,
+                lease_ms=lease_ms,
+            )
+        )
+        return operations.received(leased)
+
+    def consume(
+        self,
+        queue: str,
+        *,
+        subscription: str | None = None,
+        lease: float = 0,
+        at_once_max: int = 16,
+    ) -> SyncConsumption:
+        """Work on a queue; see :meth:`mom_client.Client.consume`."""
+        return SyncConsumption(
+            self._io,
+            queue,
+            subscription or queue,
+            at_once_max=at_once_max,
+            lease_ms=duration_ms(lease, "lease"),
+        )
+
+    @overload
+    def ack(self, messages: ReceivedMessage) -> None: ...
+    @overload
+    def ack(self, messages: Iterable[ReceivedMessage]) -> list[MomError | None]: ...
+    def ack(
+        self, messages: ReceivedMessage | Iterable[ReceivedMessage]
+    ) -> list[MomError | None] | None:
+        """Acknowledge; see :meth:`mom_client.Client.ack`."""
+        from mom_client.worker import ACK
+
+        return self._settle(messages, ACK, 0)
+
+    @overload
+    def nack(self, messages: ReceivedMessage, *, delay: float = 0) -> None: ...
+    @overload
+    def nack(
+        self, messages: Iterable[ReceivedMessage], *, delay: float = 0
+    ) -> list[MomError | None]: ...
+    def nack(
+        self, messages: ReceivedMessage | Iterable[ReceivedMessage], *, delay: float = 0
+    ) -> list[MomError | None] | None:
+        """Give back for another try; see :meth:`mom_client.Client.nack`."""
+        from mom_client.worker import NACK
+
+        return self._settle(messages, NACK, duration_ms(delay, "delay"))
+
+    @overload
+    def extend(self, messages: ReceivedMessage, lease: float) -> None: ...
+    @overload
+    def extend(
+        self, messages: Iterable[ReceivedMessage], lease: float
+    ) -> list[MomError | None]: ...
+    def extend(
+        self, messages: ReceivedMessage | Iterable[ReceivedMessage], lease: float
+    ) -> list[MomError | None] | None:
+        """Let leases last ``lease`` from now; see :meth:`mom_client.Client.extend`."""
+        from mom_client.worker import EXTEND
+
+        return self._settle(messages, EXTEND, duration_ms(lease, "lease"))
+
+    def _settle(
+        self, messages: ReceivedMessage | Iterable[ReceivedMessage], action: int, delay_ms: int
+    ) -> list[MomError | None] | None:
+        single = isinstance(messages, ReceivedMessage)
+        several = [messages] if isinstance(messages, ReceivedMessage) else list(messages)
+        results = self._wait(lambda engine: operations.settle(engine, several, action, delay_ms))
+        if not single:
+            return results
+        if results[0] is not None:
+            raise results[0]
+        return None
+
+    # Administration. Settings are the fields that REST shows, such as partitions=4.
+
+    def create_topic(self, name: str, **settings: object) -> TopicConfig:
+        """Create a topic, or find the same standing. ConflictError names what differs."""
+        return self._wait(lambda e: operations.create(e, name, TopicKind.TOPIC, settings))
+
+    def create_queue(self, name: str, **settings: object) -> TopicConfig:
+        """Create a queue, or find the same standing. ConflictError names what differs."""
+        return self._wait(lambda e: operations.create(e, name, TopicKind.QUEUE, settings))
+
+    def topics(self) -> list[TopicConfig]:
+        """All topics, by name."""
+        return self._wait(lambda e: operations.list_all(e, TopicKind.TOPIC))
+
+    def queues(self) -> list[TopicConfig]:
+        """All queues, by name."""
+        return self._wait(lambda e: operations.list_all(e, TopicKind.QUEUE))
+
+    def topic(self, name: str) -> TopicRoute:
+        """A topic or queue with its owners and subscriptions. Raises NotFoundError."""
+        return self._wait(lambda e: e.topic(name))
+
+    def describe(self, name: str) -> list[broker_pb2.PartitionDescription]:
+        """Counts of each partition of a topic or queue."""
+        return self._wait(lambda e: e.describe(name))
+
+    def alter(self, name: str, **settings: object) -> TopicConfig:
+        """Change settings of a topic or queue; None returns one to its default."""
+        return self._wait(lambda e: operations.alter(e, name, None, settings))
+
+    def delete(self, name: str) -> None:
+        """Delete a topic or queue with all its messages. Raises NotFoundError."""
+        self._wait(lambda e: e.delete_topic(name))
+
+    def create_subscription(self, topic: str, name: str, **settings: object) -> SubscriptionConfig:
+        """Create a subscription (``mode="stream"`` or ``"queue"``), or find the same standing."""
+        return self._wait(lambda e: operations.create_subscription(e, topic, name, settings))
+
+    def delete_subscription(self, topic: str, name: str) -> None:
+        """Delete a subscription. Raises NotFoundError."""
+        self._wait(lambda e: e.delete_subscription(topic, name))
+
+    def cluster(self) -> master_pb2.GetClusterResponse:
+        """The cluster at a glance."""
+        return self._wait(lambda e: e.cluster())
