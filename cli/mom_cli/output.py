@@ -66,8 +66,6 @@ def shown_setting(name: str, value: object) -> object:
         return shown_time(value)
     if name == "retention_ms" and value == 0:
         return "no limit by time"
-    if name == "max_deliveries" and value == 0:
-        return "no limit"
     if name.endswith("_ms") and isinstance(value, int):
         return format_duration(value)
     if "bytes" in name and isinstance(value, int):

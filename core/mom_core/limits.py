@@ -106,8 +106,6 @@ RETENTION_MS_MAX: Final = 100 * 366 * 24 * 3600 * 1000
 RETENTION_BYTES_MIN: Final = 1 * MIB
 RETENTION_BYTES_MAX: Final = 1 << 50
 MESSAGE_BYTES_MAX_MIN: Final = 1 * KIB
-# 0: a message is redelivered until someone acknowledges it.
-DELIVERIES_MAX: Final = 10_000
 
 # One token. Scopes are looked through at each call.
 SCOPES_PER_TOKEN_MAX: Final = 64

@@ -54,8 +54,6 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     lease_ms: int = limits.LEASE_MS_DEFAULT
     """The lease that a receive gets unless it asks for another."""
-    max_deliveries: int = 0
-    """0: without a limit."""
 
 
 class TopicConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,12 +207,10 @@ class _Setting(NamedTuple):
     immutable: bool = False
 
 
-_DELIVERIES: Final = _number(1, limits.DELIVERIES_MAX, zero="no limit")
 _QUEUE_SETTINGS: Final = {
     "lease_ms": _Setting(
         limits.LEASE_MS_DEFAULT, _duration(limits.LEASE_MS_MIN, limits.LEASE_MS_MAX)
     ),
-    "max_deliveries": _Setting(0, _DELIVERIES),
 }
 
 
@@ -332,7 +328,7 @@ def _topic_of(
 def _queue_of(values: Mapping[str, Any]) -> QueueSettings:
     if "lease_ms" not in values:
         return QueueSettings()
-    return QueueSettings(lease_ms=values["lease_ms"], max_deliveries=values["max_deliveries"])
+    return QueueSettings(lease_ms=values["lease_ms"])
 
 
 def new_subscription(

@@ -45,7 +45,6 @@ class SubscriptionSettings(Struct, omit_defaults=True, kw_only=True):
     ] = "earliest"
     session_ms: Annotated[Duration, Meta(description="Stream mode.")] = 10_000
     lease_ms: Annotated[Duration, Meta(description="Queue mode.")] = 30_000
-    max_deliveries: Annotated[int, Meta(description="Queue mode. 0: without a limit.")] = 0
 
 
 class Subscription(Struct, omit_defaults=True, kw_only=True):
@@ -58,7 +57,6 @@ class Subscription(Struct, omit_defaults=True, kw_only=True):
     created_at_ms: int
     session_ms: Annotated[int | None, Meta(description="Stream mode.")] = None
     lease_ms: Annotated[int | None, Meta(description="Queue mode.")] = None
-    max_deliveries: Annotated[int | None, Meta(description="Queue mode.")] = None
 
 
 class SubscriptionList(Struct):

@@ -51,7 +51,6 @@ class QueueSettings(TopicSettings, omit_defaults=True, kw_only=True):
 
     retention_ms: Annotated[Duration, Meta(description="0: until acknowledged.")] = 0
     lease_ms: Duration = 30_000
-    max_deliveries: Annotated[int, Meta(description="0: without a limit.")] = 0
 
 
 class Topic(Struct, kw_only=True):
@@ -79,7 +78,6 @@ class Queue(Topic, kw_only=True):
     """A queue."""
 
     lease_ms: int
-    max_deliveries: int
     messages: Annotated[
         QueueCounts | None,
         Meta(description="When one queue is asked for; null while a node can't be reached."),
@@ -274,7 +272,6 @@ _QUEUE_EXAMPLE: Final = _TOPIC_EXAMPLE | {
     "partitions": 1,
     "retention_ms": 0,
     "lease_ms": 30_000,
-    "max_deliveries": 0,
     "messages": {"ready": 3, "delayed": 0, "leased": 1},
 }
 _PARTITIONS_EXAMPLE: Final = {

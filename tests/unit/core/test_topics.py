@@ -167,8 +167,8 @@ def test_what_can_not_be_read_is_refused(data: bytes) -> None:
 def test_subscriptions() -> None:
     stream = subscription(start="offset:7", session_ms="20s")
     assert (stream.mode, stream.start, stream.session_ms) == ("stream", "offset:7", 20_000)
-    queue = subscription(mode="queue", lease_ms=5_000, max_deliveries=5)
-    assert (queue.queue.lease_ms, queue.queue.max_deliveries) == (5_000, 5)
+    queue = subscription(mode="queue", lease_ms=5_000)
+    assert queue.queue.lease_ms == 5_000
     for made in (stream, queue):
         assert decode_subscription(encode_subscription(made)) == made
         assert patch_subscription(made, show_subscription(made)) == made
@@ -187,7 +187,6 @@ def test_subscriptions() -> None:
         ({"lease_ms": 5000}, "lease_ms"),
         ({"session_ms": 5}, "session_ms"),
         ({"mode": "queue", "session_ms": 5000}, "session_ms"),
-        ({"mode": "queue", "max_deliveries": -1}, "max_deliveries"),
     ],
 )
 def test_subscription_settings_that_are_not_allowed(wanted: dict[str, object], field: str) -> None:
