@@ -6,7 +6,6 @@ import asyncio
 import os
 import secrets
 import signal
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -17,7 +16,6 @@ from typing import Any, Final
 import click
 import msgspec
 import uvloop
-from mom_gateway.app import Gateway
 
 from mom_broker.master.app import Master
 from mom_broker.master.settings import MasterSettings
@@ -29,6 +27,7 @@ from mom_broker.rpc.system import SystemClock, SystemRandom
 from mom_broker.storage.sqlite import SqliteStore
 from mom_cli.failures import ExitCode
 from mom_core.errors import ErrorCode, StoreError, UnavailableError
+from mom_gateway.app import Gateway
 from mom_gateway.listening import Address as GatewayAddress
 from mom_gateway.settings import GatewaySettings
 
@@ -195,7 +194,6 @@ def cluster_token(data: Path) -> str:
 def run(cluster: DevCluster, as_json: bool) -> None:
     """Run until SIGINT or SIGTERM. Raises MomError when it can't start."""
     configure_logging(cluster.settings.log_format, cluster.settings.log_level)
-    started = time.monotonic()
 
     async def serve() -> None:
         stopping = asyncio.Event()
@@ -210,7 +208,7 @@ def run(cluster: DevCluster, as_json: bool) -> None:
             await asyncio.wait({start})
             return
         start.result()
-        _announce(cluster, time.monotonic() - started, as_json)
+        _announce(cluster, as_json)
         await stop
         await cluster.stop()
 
@@ -227,15 +225,15 @@ def _on_signal(stopping: asyncio.Event) -> None:
     stopping.set()
 
 
-def _announce(cluster: DevCluster, seconds: float, as_json: bool) -> None:
+def _announce(cluster: DevCluster, as_json: bool) -> None:
     found = cluster.describe()
     if as_json:
         click.echo(msgspec.json.encode(found))
     else:
-        click.echo(_banner(cluster, found, seconds))
+        click.echo(_banner(cluster, found))
 
 
-def _banner(cluster: DevCluster, found: dict[str, Any], seconds: float) -> str:
+def _banner(cluster: DevCluster, found: dict[str, Any]) -> str:
     settings = cluster.settings
     data = settings.data if settings.data.is_absolute() else f"./{settings.data}"
     if not settings.is_open:
@@ -246,7 +244,7 @@ def _banner(cluster: DevCluster, found: dict[str, Any], seconds: float) -> str:
         access = "NO AUTHENTICATION: everyone who reaches this host may read and delete everything."
     return "\n".join(
         [
-            f"MOM {found['version']} is running, after {seconds:.1f} s",
+            f"MOM {found['version']} is running",
             "",
             f"  REST      {found['rest_url']}      documentation at {found['rest_url']}/docs",
             f"  gRPC      {', '.join(found['nodes'])}",

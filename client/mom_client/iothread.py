@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import contextlib
 import gc
 import logging
@@ -52,8 +53,6 @@ GRPC_THREADS_SECONDS_MAX: Final = 2.0
 # At the interpreter's exit, for a client that was not closed.
 EXIT_SECONDS_MAX: Final = 10.0
 _GRPC_THREADS: Final = ("grpc_global_tim", "event_engine", "lifeguard", "timer_manager")
-# Turns of the loop in which cancelled calls let go of their connections.
-_UNWIND_TURNS: Final = 10
 
 _log = logging.getLogger("mom_client")
 
@@ -90,6 +89,8 @@ class IoThread:
         self._thread: threading.Thread | None = None
         self._handed: deque[_Handed] = deque()
         self._handed_bytes = 0
+        """All that was ever handed over. Only the thread itself adds to ``_taken_bytes``."""
+        self._taken_bytes = 0
         self._draining = False
 
     # Starting and stopping.
@@ -115,6 +116,8 @@ class IoThread:
         assert loop is not None, "a thread without a loop"
         asyncio.set_event_loop(loop)
         loop.run_forever()
+        if self._closed:
+            _end_loop(loop)
 
     def _start_engine(self) -> None:
         assert self._engine is not None, "a thread without an engine"
@@ -140,8 +143,6 @@ class IoThread:
             loop.call_soon_threadsafe(loop.stop)
             if self._thread is not None:
                 self._thread.join()
-            self._cancel_all(loop)
-            loop.close()
             self._loop = self._engine = self._thread = None
 
     async def _close_engine(self, engine: Engine) -> None:
@@ -151,14 +152,6 @@ class IoThread:
             if engine.producer.full:
                 await engine.producer.flush()
         await engine.close()
-
-    def _cancel_all(self, loop: _IoLoop) -> None:
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
 
     # Coroutines.
 
@@ -201,9 +194,10 @@ class IoThread:
         """
         size = len(message.value)
         with self._lock:
-            if self._handed_bytes + size > PUBLISH_WAITING_BYTES_MAX and self._handed:
+            waiting = self._handed_bytes - self._taken_bytes
+            if waiting + size > PUBLISH_WAITING_BYTES_MAX and self._handed:
                 raise OverloadedError(
-                    f"{self._handed_bytes} bytes wait to be published, and at most "
+                    f"{waiting} bytes wait to be published, and at most "
                     f"{PUBLISH_WAITING_BYTES_MAX} may: await the results of earlier publishes "
                     "before publishing more",
                     retry_after_ms=100,
@@ -229,11 +223,14 @@ class IoThread:
             producer.submit(topic, message, partition, sink, token)
             taken += len(message.value)
             turns -= 1
-        with self._lock:
-            self._handed_bytes -= taken
+        self._taken_bytes += taken
+        if not handed:
+            # No lock here: a fork holds it while this thread comes to rest. What is appended
+            # between these two looks either sees the flag down, or is seen.
+            self._draining = False
             if not handed:
-                self._draining = False
                 return
+            self._draining = True
         if producer.full:
             producer.on_room = self._room
         else:
@@ -246,18 +243,20 @@ class IoThread:
 
     # Forking.
 
-    def before_fork(self) -> None:
-        """Stop the thread and all that gRPC has; keep everything else."""
+    def pause(self) -> Future[None] | None:
+        """Take the lock and begin to close all connections; None: there is nothing to close."""
         self._lock.acquire()
-        thread, loop, engine = self._thread, self._loop, self._engine
-        if thread is None or loop is None or engine is None:
-            return
-        future = asyncio.run_coroutine_threadsafe(_pause(engine), loop)
-        with contextlib.suppress(TimeoutError):
-            future.result(QUIESCE_SECONDS_MAX)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(QUIESCE_SECONDS_MAX)
-        self._thread = None
+        if self._thread is None or self._loop is None or self._engine is None:
+            return None
+        return asyncio.run_coroutine_threadsafe(self._engine.pause(), self._loop)
+
+    def stop(self) -> None:
+        """Stop the thread and keep everything else."""
+        thread, loop = self._thread, self._loop
+        if thread is not None and loop is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(QUIESCE_SECONDS_MAX)
+            self._thread = None
 
     def after_fork_in_parent(self) -> None:
         """Go on, at once if anything is under way."""
@@ -275,10 +274,14 @@ class IoThread:
         self._reset()
 
 
-async def _pause(engine: Engine) -> None:
-    await engine.pause()
-    for _ in range(_UNWIND_TURNS):
-        await asyncio.sleep(0)
+def _end_loop(loop: _IoLoop) -> None:
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
 
 
 class LoopSink:
@@ -339,11 +342,13 @@ _abandoned: list[object] = []
 
 def _before_fork() -> None:
     _forking[:] = list(_threads)
-    stopped = [one for one in _forking if one._thread is not None]
-    for one in _forking:
-        one.before_fork()
-    if stopped:
+    pausing = [future for one in _forking if (future := one.pause()) is not None]
+    if pausing:
+        concurrent.futures.wait(pausing, QUIESCE_SECONDS_MAX)
+        # The loops still run: it takes some turns until cancelled calls have let go.
         _await_grpc_threads()
+    for one in _forking:
+        one.stop()
 
 
 def _await_grpc_threads() -> None:
@@ -352,12 +357,16 @@ def _await_grpc_threads() -> None:
     Where the application has gRPC channels of its own, they stay, and its forks are as safe as they
     were before.
     """
-    give_up = time.monotonic() + GRPC_THREADS_SECONDS_MAX
-    collected = False
-    while _grpc_threads_running() and time.monotonic() < give_up:
-        if not collected:
+    begin = time.monotonic()
+    collect_at = begin + GRPC_THREADS_SECONDS_MAX / 4
+    while _grpc_threads_running():
+        now = time.monotonic()
+        if now > begin + GRPC_THREADS_SECONDS_MAX:
+            _log.warning("forking while gRPC channels of this process are open")
+            return
+        if now > collect_at:
             gc.collect()  # A channel in a reference cycle would hold them.
-            collected = True
+            collect_at = begin + GRPC_THREADS_SECONDS_MAX
         time.sleep(0.002)
 
 

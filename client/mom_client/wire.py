@@ -143,7 +143,7 @@ class Connections:
 
         if self._resumed is not None:
             await self._resumed.wait()
-        call: Callable[..., Any] | None = self._methods.get((address, method))
+        call: Any = self._methods.get((address, method))
         if call is None:
             call = self._channel(address).unary_unary(method)
             self._methods[address, method] = call

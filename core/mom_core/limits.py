@@ -110,14 +110,16 @@ MESSAGE_BYTES_MAX_MIN: Final = 1 * KIB
 # One token. Scopes are looked through at each call.
 SCOPES_PER_TOKEN_MAX: Final = 64
 
-# The gateway. A JSON body is held whole in memory, so it is bounded, and so are all of them together.
+# The gateway. A JSON body is held whole in memory, so it is bounded, and so are all of them
+# together.
 GATEWAY_BODY_BYTES_MAX_DEFAULT: Final = 16 * MIB
 GATEWAY_BODIES_BYTES_MAX: Final = 256 * MIB
 # Requests in hand, long polls included. One is about 20 KiB with its connection.
 GATEWAY_REQUESTS_MAX: Final = 20_000
 # Records or leased messages in one answer: rendering 10,000 small ones takes about 20 ms.
 GATEWAY_RECORDS_MAX: Final = 10_000
-# A streamed body is published in chunks, one under way while the next one gathers: the memory of one
+# A streamed body is published in chunks, one under way while the next one gathers: the memory of
+# one
 # stream is twice this. A chunk of several full batches keeps every partition of a topic busy.
 STREAM_CHUNK_BYTES: Final = 1 * MIB
 STREAM_CHUNK_MESSAGES: Final = 4_000

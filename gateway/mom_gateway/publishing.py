@@ -21,6 +21,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mom_client.results import Published
 from mom_core import limits
 from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, TooLargeError
+from mom_core.ids import id_text, message_id
 from mom_core.message import TEXT, Message
 from mom_core.topics import TopicKind
 from mom_gateway.bodies import (
@@ -115,16 +116,20 @@ class Target:
             indexes, messages = by_partition.setdefault(partition, ([], []))
             indexes.append(index)
             messages.append(message)
-        groups = await asyncio.gather(
-            *(
-                self._publish_group(messages, partition)
-                for partition, (_, messages) in by_partition.items()
+        if len(by_partition) == 1:  # nearly always, and without the tasks of a gather
+            ((partition, (_, messages)),) = by_partition.items()
+            groups = [await self._publish_group(messages, partition)]
+        else:
+            groups = await asyncio.gather(
+                *(
+                    self._publish_group(messages, partition)
+                    for partition, (_, messages) in by_partition.items()
+                )
             )
-        )
         for (indexes, _), published in zip(by_partition.values(), groups, strict=True):
             for index, result in zip(indexes, published, strict=True):
                 results[index] = result
-        self._metrics.messages_in += sum(isinstance(result, Published) for result in results)
+        self._metrics.messages_in += sum(type(result) is Published for result in results)
         return results
 
     def _prepare(self, item: Item | Message) -> tuple[int | None, Message]:
@@ -159,7 +164,7 @@ async def _publish_body(call: Call, target: Target, *, queue: bool) -> Reply:
     error = common_error(results)
     if error is not None and single:
         return problem_reply(error)
-    shown = [show_result(result) for result in results]
+    shown = show_results(results)
     if error is not None:
         return problem_reply(error, results=shown)
     failed = any(isinstance(result, MomError) for result in results)
@@ -167,18 +172,52 @@ async def _publish_body(call: Call, target: Target, *, queue: bool) -> Reply:
     return Reply(207 if failed else 200, body, target.headers)
 
 
-def show_result(result: Published | MomError) -> PublishedOut | dict[str, Any]:
-    """A result as the answer shows it."""
-    if isinstance(result, MomError):
-        return problem_of(result)
-    batch = result.batch
-    return PublishedOut(
-        batch.partition,
-        batch.base_offset + result.index,
-        batch.durability,
-        result.id_text,
-        batch.duplicate,
-    )
+def show_results(
+    results: Sequence[Published | MomError],
+) -> list[PublishedOut | dict[str, Any]]:
+    """The results as the answer shows them."""
+    shown: list[PublishedOut | dict[str, Any]] = []
+    batch, ids = None, None
+    for result in results:
+        if isinstance(result, MomError):
+            shown.append(problem_of(result))
+            continue
+        if result.batch is not batch:
+            batch = result.batch
+            ids = None if batch.own_ids else BatchIds(batch.base_id)
+        shown.append(
+            PublishedOut(
+                batch.partition,
+                batch.base_offset + result.index,
+                batch.durability,
+                ids.text(result.index) if ids else result.id_text,
+                batch.duplicate,
+            )
+        )
+    return shown
+
+
+class BatchIds:
+    """The texts of a batch's ids, several times as fast as one at a time."""
+
+    __slots__ = ("_base_id", "_head", "_tail")
+
+    def __init__(self, base_id: bytes) -> None:
+        self._base_id = base_id
+        self._head = id_text(base_id)[:24]
+        self._tail = int.from_bytes(base_id[8:], "big")
+
+    def text(self, index: int) -> str:
+        """The text of the id of message ``index``."""
+        tail = self._tail + index
+        if tail >> _SHARED_BITS != self._tail >> _SHARED_BITS:
+            return id_text(message_id(self._base_id, index))
+        return f"{self._head}{tail & _TAIL_MASK:012x}"
+
+
+# The last group of an id's text; the ones before it rarely change within a batch.
+_SHARED_BITS: Final = 48
+_TAIL_MASK: Final = (1 << _SHARED_BITS) - 1
 
 
 # Streams.

@@ -1,7 +1,8 @@
 """A master and nodes in a process of their own, for tests of clients that fork, block or die.
 
-``python -m tests.integration.broker_process NODES [DIRECTORY]`` serves until its standard input ends
-and prints the nodes' addresses as one line of JSON. Without a directory the store is in memory.
+``python -m tests.integration.broker_process NODES [DIRECTORY]`` serves until its standard input
+ends and prints the nodes' addresses as one line of JSON. Without a directory the store is in
+memory.
 """
 
 from __future__ import annotations

@@ -1,12 +1,16 @@
 #!lua name=@LIBRARY@
--- The atomic steps of the Redis engine. The Store port (mom_core/ports.py) says what each one means.
+-- The atomic steps of the Redis engine. The Store port (mom_core/ports.py) says what each one
+-- means.
 --
--- Numbers travel and are kept as decimal text: Lua would print large ones as 1.7e+15. As numbers they
+-- Numbers travel and are kept as decimal text: Lua would print large ones as 1.7e+15. As numbers
+-- they
 -- are doubles, exact up to 2^53, which bounds offsets. A step that refuses writes nothing; one that
 -- writes can't fail half-way, as every check comes first.
 --
--- The bytes of batches never pass through Lua, which would copy each one three times: MULTI, a SET of
--- each batch under a staging key, this library's commit, EXEC. The commit renames what it accepts to
+-- The bytes of batches never pass through Lua, which would copy each one three times: MULTI, a SET
+-- of
+-- each batch under a staging key, this library's commit, EXEC. The commit renames what it accepts
+-- to
 -- its place and unlinks the rest, so that no staged batch outlives its transaction.
 --
 -- The keys of a partition share one hash tag:

@@ -3,7 +3,8 @@
 isort:skip_file
 What every MOM node serves: the data path.
 
-Calls carry the token as metadata "authorization: Bearer <token>". An error that concerns the whole
+Calls carry the token as metadata "authorization: Bearer <token>". An error that concerns the
+whole
 call ends it with a gRPC status and an Error in the trailing metadata "mom-error-bin"; one that
 concerns an item stands in that item's result.
 """
@@ -504,7 +505,8 @@ class SubscribeRequest(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     CREDIT_BYTES_FIELD_NUMBER: _builtins.int
     credit_bytes: _builtins.int
-    """Bytes that the reader can take on top of what it said before. The first batch comes whatever its
+    """Bytes that the reader can take on top of what it said before. The first batch comes whatever
+    its
     size when there is any credit.
     """
     @_builtins.property
@@ -623,7 +625,8 @@ class LeasedBatch(_message.Message):
     """How many times these were delivered, this time included."""
     append_time_ms: _builtins.int
     lease_ms: _builtins.int
-    """From the node's reading of the request to the lease's end, milliseconds. A worker counts this from
+    """From the node's reading of the request to the lease's end, milliseconds. A worker counts this
+    from
     when it sent the request.
     """
     @_builtins.property
@@ -894,7 +897,9 @@ class AcquirePartitionsRequest(_message.Message):
     member_id: _builtins.str
     """Unique and stable for a member; the same id again is the same member."""
     session_ms: _builtins.int
-    """Silent for longer, the member loses its partitions. Milliseconds; 0: the subscription's default."""
+    """Silent for longer, the member loses its partitions. Milliseconds; 0: the subscription's
+    default.
+    """
     forwarded: _builtins.bool
     def __init__(
         self,

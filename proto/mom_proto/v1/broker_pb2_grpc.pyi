@@ -3,7 +3,8 @@
 isort:skip_file
 What every MOM node serves: the data path.
 
-Calls carry the token as metadata "authorization: Bearer <token>". An error that concerns the whole
+Calls carry the token as metadata "authorization: Bearer <token>". An error that concerns the
+whole
 call ends it with a gRPC status and an Error in the trailing metadata "mom-error-bin"; one that
 concerns an item stands in that item's result.
 """
@@ -37,7 +38,9 @@ class BrokerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BrokerAsyncStub: ...
     WatchRouting: _grpc.UnaryStreamMultiCallable[_broker_pb2.WatchRoutingRequest, _broker_pb2.RoutingUpdate]
-    """The routing table, then its changes. Served from the store by every node, with or without masters."""
+    """The routing table, then its changes. Served from the store by every node, with or without
+    masters.
+    """
     Produce: _grpc.UnaryUnaryMultiCallable[_broker_pb2.ProduceRequest, _broker_pb2.ProduceResponse]
     """Append record batches. Each batch is atomic, and lands once however often it is sent."""
     Fetch: _grpc.UnaryUnaryMultiCallable[_broker_pb2.FetchRequest, _broker_pb2.FetchResponse]
@@ -67,7 +70,9 @@ class BrokerStub:
 class BrokerAsyncStub(BrokerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchRouting: _aio.UnaryStreamMultiCallable[_broker_pb2.WatchRoutingRequest, _broker_pb2.RoutingUpdate]  # type: ignore[assignment]
-    """The routing table, then its changes. Served from the store by every node, with or without masters."""
+    """The routing table, then its changes. Served from the store by every node, with or without
+    masters.
+    """
     Produce: _aio.UnaryUnaryMultiCallable[_broker_pb2.ProduceRequest, _broker_pb2.ProduceResponse]  # type: ignore[assignment]
     """Append record batches. Each batch is atomic, and lands once however often it is sent."""
     Fetch: _aio.UnaryUnaryMultiCallable[_broker_pb2.FetchRequest, _broker_pb2.FetchResponse]  # type: ignore[assignment]
@@ -100,7 +105,9 @@ class BrokerServicer(metaclass=_abc_1.ABCMeta):
         request: _broker_pb2.WatchRoutingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_broker_pb2.RoutingUpdate], _abc.AsyncIterator[_broker_pb2.RoutingUpdate]]:
-        """The routing table, then its changes. Served from the store by every node, with or without masters."""
+        """The routing table, then its changes. Served from the store by every node, with or without
+        masters.
+        """
 
     @_abc_1.abstractmethod
     def Produce(

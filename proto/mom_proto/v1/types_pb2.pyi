@@ -255,8 +255,10 @@ class Subscription(_message.Message):
     """Unique in its topic."""
     mode: Global___SubscriptionMode.ValueType
     start: _builtins.str
-    """Where it begins: "earliest", "latest", an offset for every partition ("offset:42"), or the first
-    message appended at or after a time in milliseconds since the Unix epoch ("timestamp:1700000000000").
+    """Where it begins: "earliest", "latest", an offset for every partition ("offset:42"), or the
+    first
+    message appended at or after a time in milliseconds since the Unix epoch
+    ("timestamp:1700000000000").
     """
     lease_ms: _builtins.int
     """Queue mode: the default lease, milliseconds."""
