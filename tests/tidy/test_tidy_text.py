@@ -8,6 +8,8 @@ import re
 import repository_tree as tree
 
 LINE_LENGTH_MAX = 100
+# Ruff counts a line without the remarks that are meant for tools, and so does this.
+_REMARK_FOR_TOOLS = re.compile(r"\s+# (?:type: ignore|noqa).*$")
 FUNCTION_LINES_MAX = 70
 
 # Written in pieces, so that this file does not hold what it looks for.
@@ -48,7 +50,7 @@ def test_lines_are_short() -> None:
         f"{path}:{number}: {len(line)} characters"
         for path in tree.text_files()
         for number, line in enumerate(tree.read(path).splitlines(), start=1)
-        if len(line) > LINE_LENGTH_MAX
+        if len(_REMARK_FOR_TOOLS.sub("", line)) > LINE_LENGTH_MAX
         and path.suffix not in (".md", ".toml")
         and path.name != "Makefile"
     ]
