@@ -73,7 +73,11 @@ class Client:
     # Life.
 
     async def __aenter__(self) -> Client:
-        await self.ready()
+        try:
+            await self.ready()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(

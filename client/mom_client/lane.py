@@ -157,12 +157,18 @@ class Lane:
                 return None
             self.close_batch()
         first = self.queue[0]
-        mixed = (
-            self.in_flight
-            and first.sequence >= 0
-            and first.producer_id != self.in_flight[-1].producer_id
-        )
-        return None if mixed else first
+        return first if not self.in_flight or self._follows(first) else None
+
+    def _follows(self, batch: OutgoingBatch) -> bool:
+        """Whether a batch may be sent while others are on their way."""
+        oldest = self.in_flight[0]
+        numbered = batch.sequence >= 0
+        producer_id = batch.producer_id if numbered else self.producer_id
+        sequence = batch.sequence if numbered else self._sequence
+        # Counted from the oldest without an answer: were it further back, the store would no longer
+        # know it and its second try could not be told from one that never landed.
+        within = sequence - oldest.sequence < limits.PRODUCER_WINDOW_BATCHES
+        return producer_id == oldest.producer_id and within
 
     def _window_open(self) -> bool:
         if not self.in_flight:
@@ -171,8 +177,7 @@ class Lane:
             self._recovering = False
             return True
         # A producer's first batch goes alone: before it, the others are from an unknown producer.
-        window = limits.PRODUCER_WINDOW_BATCHES if self._proven else 1
-        return not self._recovering and len(self.in_flight) < window
+        return self._proven and not self._recovering
 
     def _number_anew(self) -> None:
         self._numbers_anew = False

@@ -68,7 +68,11 @@ class Client:
     # Life.
 
     def __enter__(self) -> Client:
-        self.ready()
+        try:
+            self.ready()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(

@@ -1,6 +1,6 @@
 """A master and nodes in a process of their own, for tests of clients that fork, block or die.
 
-``python -m tests.integration.broker_process NODES [DIRECTORY]`` serves until its standard input
+``python -m integration.broker_process NODES [DIRECTORY]`` serves until its standard input
 ends and prints the nodes' addresses as one line of JSON. Without a directory the store is in
 memory.
 """
@@ -23,7 +23,7 @@ from mom_broker.rpc.system import SystemClock, SystemRandom
 from mom_broker.storage.memory import MemoryStore
 from mom_broker.storage.sqlite import SqliteStore
 
-ROOT = Path(__file__).parents[2]
+TESTS = Path(__file__).parents[1]
 
 
 async def serve(nodes: int, directory: str | None) -> None:
@@ -58,14 +58,14 @@ class BrokerProcess:
     """The process; a context manager. ``addresses`` are its nodes."""
 
     def __init__(self, nodes: int = 2, directory: Path | None = None) -> None:
-        self._command = [sys.executable, "-m", "tests.integration.broker_process", str(nodes)]
+        self._command = [sys.executable, "-m", "integration.broker_process", str(nodes)]
         if directory is not None:
             self._command.append(str(directory))
         self.addresses: list[str] = []
 
     def __enter__(self) -> BrokerProcess:
         self._process = subprocess.Popen(
-            self._command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            self._command, cwd=TESTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert self._process.stdout is not None
         self.addresses = json.loads(self._process.stdout.readline())
