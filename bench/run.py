@@ -1,8 +1,8 @@
 """Measures MOM over SQLite and over Redis, beside Redis Streams, and prints a table.
 
 All of it runs on this machine: servers, store and load share its cores. Repetitions are interleaved
-over the stores and the median is shown, so that a noisy minute hurts all of them alike. Every publish
-is on disk before its acknowledgement. Figures go to bench/results/ as JSON, too.
+over the stores and the median is shown, so that a noisy minute hurts all of them alike. Every
+publish is on disk before its acknowledgement. Figures go to bench/results/ as JSON, too.
 """
 
 from __future__ import annotations

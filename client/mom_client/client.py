@@ -251,17 +251,17 @@ class Client:
         was acknowledged. ``subscription`` names a queue-mode one when ``queue`` is a topic.
         """
         wait_ms, lease_ms = duration_ms(wait, "wait"), duration_ms(lease, "lease")
-        leased = await self._run(
-            lambda engine: operations.receive(
-                engine,
-                queue,
-                subscription,
-                max_messages=max_messages,
-                wait_ms=wait_ms,
-                lease_ms=lease_ms,
+        receiving = operations.Receiving(queue, subscription)
+        try:
+            await self._run(
+                lambda engine: receiving.run(
+                    engine, max_messages=max_messages, wait_ms=wait_ms, lease_ms=lease_ms
+                )
             )
-        )
-        return operations.received(leased)
+        except asyncio.CancelledError:
+            self._io.run(receiving.give_back)
+            raise
+        return receiving.messages()
 
     def consume(
         self,

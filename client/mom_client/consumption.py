@@ -7,14 +7,16 @@ handled goes back as notes that nobody waits for; closing waits until they have 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mom_client import operations
 from mom_client.iothread import IoThread
 from mom_client.received import ReceivedMessage
+from mom_core.errors import FencedError
 
 if TYPE_CHECKING:
     from mom_client.engine import Engine
@@ -33,6 +35,7 @@ class _Steps:
     def __init__(self, io: IoThread) -> None:
         self._io = io
         self._generation = io.generation
+        self._active: Generator[ReceivedMessage, None, None] | None = None
 
     async def _run(self, work: Callable[[Engine], Coroutine[Any, Any, ResultT]]) -> ResultT:
         return await asyncio.wrap_future(self._io.run(work, self._generation))
@@ -47,6 +50,19 @@ class _Steps:
 
     def _post(self, callback: Callable[[], object]) -> None:
         self._io.post(callback, self._generation)
+
+    def _activate(
+        self, messages: Generator[ReceivedMessage, None, None]
+    ) -> contextlib.closing[Generator[ReceivedMessage, None, None]]:
+        """An iteration that :meth:`_leave` can end, should nobody else do so in time."""
+        self._active = messages
+        return contextlib.closing(messages)
+
+    def _leave(self) -> None:
+        """Note what was handled: an async iteration that was left is closed some time later."""
+        active, self._active = self._active, None
+        if active is not None:
+            active.close()
 
     @property
     def _inherited(self) -> bool:
@@ -95,13 +111,15 @@ class _SubscriptionSteps(_Steps):
         await member.open()
         return member
 
-    def _handled(self, chunk: MemberChunk) -> Iterator[ReceivedMessage]:
+    def _handled(self, chunk: MemberChunk) -> Generator[ReceivedMessage, None, None]:
         """Yield a chunk's messages; each is handled when the next one is asked for."""
         member = self._member
         assert member is not None, "a chunk without a member"
+        chunk.begun = True
         held = chunk.held
         noted = time.monotonic()
-        position = 0
+        position = chunk.first
+        finished = False
         try:
             for message in chunk.messages():
                 if held.stopped:
@@ -113,17 +131,29 @@ class _SubscriptionSteps(_Steps):
                 if self._auto_commit and time.monotonic() - noted > NOTE_SECONDS:
                     noted = time.monotonic()
                     self._post(lambda offset=position: member.handled(held, offset))  # type: ignore[misc]
+            finished = True
         finally:
-            if self._auto_commit and position:
+            if self._auto_commit:
                 self._post(lambda: member.handled(held, position))
             self._post(lambda: member.done(held))
+            if not finished:  # The user left in the middle, and may come back for the rest.
+                self._post(lambda: member.read_again(held, position))
 
     async def _commit(self, engine: Engine) -> None:
         member = self._member
         if member is not None:
-            for chunk, offset in self._seen.values():
-                member.handled(chunk.held, offset)
+            seen, self._seen = self._seen, {}
+            lost = [
+                partition
+                for partition, (chunk, offset) in seen.items()
+                if not member.handled(chunk.held, offset)
+            ]
             await member.commit()
+            if lost:
+                raise FencedError(
+                    f"partitions {lost} of {self._topic!r} went to another member before this "
+                    "commit: their messages come there again"
+                )
 
 
 class Subscription(_SubscriptionSteps):
@@ -153,12 +183,9 @@ class Subscription(_SubscriptionSteps):
             if member is None:
                 return
             chunk = await self._run(lambda engine, member=member: member.next())  # type: ignore[misc]
-            messages = self._handled(chunk)
-            try:
+            with self._activate(self._handled(chunk)) as messages:
                 for message in messages:
                     yield message
-            finally:
-                messages.close()  # type: ignore[attr-defined]
 
     async def commit(self) -> None:
         """Commit what was handled, up to the last message given when ``auto_commit`` is off.
@@ -169,6 +196,7 @@ class Subscription(_SubscriptionSteps):
 
     async def close(self) -> None:
         """Commit what was handled and leave, so that others take over at once."""
+        self._leave()
         member, self._member = self._member, None
         if member is not None and not self._inherited:
             await self._run(lambda engine: member.close())
@@ -201,7 +229,8 @@ class SyncSubscription(_SubscriptionSteps):
             if member is None:
                 return
             chunk = self._wait(lambda engine, member=member: member.next())  # type: ignore[misc]
-            yield from self._handled(chunk)
+            with self._activate(self._handled(chunk)) as messages:
+                yield from messages
 
     def commit(self) -> None:
         """See :meth:`Subscription.commit`."""
@@ -209,6 +238,7 @@ class SyncSubscription(_SubscriptionSteps):
 
     def close(self) -> None:
         """Commit what was handled and leave, so that others take over at once."""
+        self._leave()
         member, self._member = self._member, None
         if member is not None and not self._inherited:
             self._wait(lambda engine: member.close())
@@ -241,6 +271,12 @@ class _ConsumptionSteps(_Steps):
         await worker.open()
         return worker
 
+    def ack(self) -> None:
+        """Acknowledge the message at hand now, before leaving the iteration."""
+        from mom_client.worker import ACK
+
+        self._settle_at_hand(ACK)
+
     def nack(self, delay: float = 0) -> None:
         """Give the message at hand back for another try, not before ``delay`` seconds."""
         from mom_client.worker import NACK
@@ -254,16 +290,32 @@ class _ConsumptionSteps(_Steps):
             lease, offset = at_hand
             self._post(lambda: worker.settle(lease, offset, action, delay_ms))
 
-    def _handled(self, worker: QueueWorker, lease: HeldLease) -> Iterator[ReceivedMessage]:
+    def _handled(
+        self, worker: QueueWorker, lease: HeldLease
+    ) -> Generator[ReceivedMessage, None, None]:
         """Yield a lease's messages; each is acknowledged when the next one is asked for."""
         from mom_client.worker import ACK
 
-        for message in lease.messages():
-            if not worker.is_held(lease, message.offset):
-                continue
-            self._at_hand = (lease, message.offset)
-            yield message
-            self._settle_at_hand(ACK)
+        lease.begun = True
+        after = lease.first
+        try:
+            for message in lease.messages():
+                if not worker.is_held(lease, message.offset):
+                    continue
+                self._at_hand = (lease, message.offset)
+                after = message.offset + 1
+                yield message
+                self._settle_at_hand(ACK)
+            after = lease.end
+        finally:
+            if after < lease.end:  # The user left in the middle.
+                self._post(lambda: worker.give_back(lease, after))
+
+    def _begin_again(self) -> None:
+        """A message that an iteration was left with may not have been handled."""
+        from mom_client.worker import RELEASE
+
+        self._settle_at_hand(RELEASE)
 
 
 class Consumption(_ConsumptionSteps):
@@ -290,17 +342,20 @@ class Consumption(_ConsumptionSteps):
 
     async def __aiter__(self) -> AsyncIterator[ReceivedMessage]:
         await self.open()
+        self._begin_again()
         while True:
             worker = self._worker
             if worker is None:
                 return
             leases = await self._run(lambda engine, worker=worker: worker.next())  # type: ignore[misc]
             for lease in leases:
-                for message in self._handled(worker, lease):
-                    yield message
+                with self._activate(self._handled(worker, lease)) as messages:
+                    for message in messages:
+                        yield message
 
     async def close(self) -> None:
         """Send the acks that are due and give back the rest."""
+        self._leave()
         worker, self._worker = self._worker, None
         if worker is not None and not self._inherited:
             await self._run(lambda engine: worker.close())
@@ -330,16 +385,19 @@ class SyncConsumption(_ConsumptionSteps):
 
     def __iter__(self) -> Iterator[ReceivedMessage]:
         self.open()
+        self._begin_again()
         while True:
             worker = self._worker
             if worker is None:
                 return
             leases = self._wait(lambda engine, worker=worker: worker.next())  # type: ignore[misc]
             for lease in leases:
-                yield from self._handled(worker, lease)
+                with self._activate(self._handled(worker, lease)) as messages:
+                    yield from messages
 
     def close(self) -> None:
         """Send the acks that are due and give back the rest."""
+        self._leave()
         worker, self._worker = self._worker, None
         if worker is not None and not self._inherited:
             self._wait(lambda engine: worker.close())

@@ -39,12 +39,13 @@ _log = logging.getLogger("mom_client")
 class HeldPartition:
     """A partition that the member reads, under one generation."""
 
-    __slots__ = ("committed", "generation", "partition", "position", "pull", "revoked",
+    __slots__ = ("committed", "generation", "partition", "position", "pull", "read_from", "revoked",
                  "stopped", "with_user")  # fmt: skip
 
     def __init__(self, lease: broker_pb2.PartitionLease) -> None:
         self.partition = lease.partition
         self.generation = lease.generation
+        self.read_from = lease.committed_offset
         self.position = lease.committed_offset
         """Handled so far."""
         self.committed = lease.committed_offset
@@ -60,13 +61,20 @@ class HeldPartition:
 class MemberChunk:
     """Messages of one partition for the handler."""
 
-    __slots__ = ("_fetched", "_topic", "_topic_id", "held")
+    __slots__ = ("_fetched", "_topic", "_topic_id", "begun", "held")
 
     def __init__(self, topic: str, topic_id: bytes, held: HeldPartition, fetched: Fetched) -> None:
         self.held = held
+        self.begun = False
+        """Whether the handler has it."""
         self._topic = topic
         self._topic_id = topic_id
         self._fetched = fetched
+
+    @property
+    def first(self) -> int:
+        """The offset at which the chunk begins."""
+        return self._fetched.start_offset
 
     def messages(self) -> list[ReceivedMessage]:
         """The messages, decoded by whoever calls."""
@@ -87,6 +95,7 @@ class Member:
         self._session_ms = session_ms
         self._held: dict[int, HeldPartition] = {}
         self._chunks: asyncio.Queue[MemberChunk | MomError] = asyncio.Queue(CHUNKS_AHEAD_MAX)
+        self._given: MemberChunk | None = None
         self._beat: asyncio.Task[None] | None = None
         self._committer: asyncio.Task[None] | None = None
         self._to_commit = asyncio.Event()
@@ -158,13 +167,14 @@ class Member:
 
     # Reading.
 
-    def _begin(self, lease: broker_pb2.PartitionLease, count: int) -> None:
+    def _begin(self, lease: broker_pb2.PartitionLease, count: int) -> HeldPartition:
         before = self._held.get(lease.partition)
         if before is not None:
             self._stop(before)
         held = self._held[lease.partition] = HeldPartition(lease)
         bytes_max = max(FETCH_BYTES_MIN, PREFETCH_BYTES_MAX // CHUNKS_AHEAD_MAX // count)
         held.pull = asyncio.get_running_loop().create_task(self._pull(held, bytes_max))
+        return held
 
     def _stop(self, held: HeldPartition) -> None:
         held.stopped = True
@@ -172,7 +182,7 @@ class Member:
             held.pull.cancel()
 
     async def _pull(self, held: HeldPartition, bytes_max: int) -> None:
-        offset = held.position
+        offset = held.read_from
         while True:
             try:
                 fetched = await self._engine.fetch(
@@ -202,27 +212,52 @@ class Member:
                 offset = fetched.next_offset
 
     async def next(self) -> MemberChunk:
-        """The next messages for the handler. Raises what ended the membership."""
+        """The next messages for the handler. Raises what ended the membership.
+
+        What an earlier call gave to a caller that was cancelled meanwhile comes first.
+        """
+        given = self._given
+        if given is not None and not given.begun and not given.held.stopped:
+            return given
         while True:
             chunk = await self._chunks.get()
             if isinstance(chunk, MomError):
                 raise chunk
             if not chunk.held.stopped:
                 chunk.held.with_user += 1
+                self._given = chunk
                 return chunk
 
     # Handled.
 
-    def handled(self, held: HeldPartition, offset: int) -> None:
-        """The handler has finished everything below ``offset``."""
-        held.position = max(held.position, offset)
+    def handled(self, held: HeldPartition, offset: int) -> bool:
+        """The handler has finished everything below ``offset``; whether that still counts here."""
+        current = self._held.get(held.partition, held)
+        if current.generation != held.generation:
+            return False
+        current.position = max(current.position, offset)
         self._to_commit.set()
+        return held.partition in self._held
 
     def done(self, held: HeldPartition) -> None:
         """The handler has no more of a chunk."""
         held.with_user -= 1
         if held.revoked and not held.with_user:
             self._release(held)
+
+    def read_again(self, held: HeldPartition, offset: int) -> None:
+        """Give what follows ``offset`` once more: the handler left a chunk in the middle."""
+        if held.stopped or self._held.get(held.partition) is not held:
+            return
+        self._stop(held)
+        lease = broker_pb2.PartitionLease(
+            partition=held.partition,
+            generation=held.generation,
+            committed_offset=offset,
+        )
+        fresh = self._begin(lease, len(self._held))
+        fresh.position = held.position
+        fresh.committed = held.committed
 
     def _revoke(self, held: HeldPartition | None, lease: broker_pb2.PartitionLease) -> None:
         if held is None:

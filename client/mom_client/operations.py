@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -118,26 +119,40 @@ async def ensure_stream(engine: Engine, topic: str, name: str, *, create: bool, 
 # Receiving and settling.
 
 
-async def receive(
-    engine: Engine,
-    queue: str,
-    subscription: str | None,
-    *,
-    max_messages: int,
-    wait_ms: int,
-    lease_ms: int,
-) -> list[tuple[str, str, broker_pb2.LeasedBatch]]:
-    """Lease messages; they are decoded by whoever calls."""
-    name = subscription or queue
-    batches = await engine.receive(
-        queue, name, max_messages=max_messages, wait_ms=wait_ms, lease_ms=lease_ms
-    )
-    return [(queue, name, one) for one in batches]
+class Receiving:
+    """One receive, and what it leased until the caller has it.
 
+    A caller may be cancelled while the messages are on their way from the I/O thread: then
+    :meth:`give_back` releases them.
+    """
 
-def received(leased: Iterable[tuple[str, str, broker_pb2.LeasedBatch]]) -> list[ReceivedMessage]:
-    """The messages of a receive."""
-    return [message for one in leased for message in messages_of_lease(*one)]
+    def __init__(self, queue: str, subscription: str | None) -> None:
+        self._queue = queue
+        self._subscription = subscription or queue
+        self._leased: list[broker_pb2.LeasedBatch] = []
+
+    async def run(self, engine: Engine, *, max_messages: int, wait_ms: int, lease_ms: int) -> None:
+        """Lease messages."""
+        self._leased = await engine.receive(
+            self._queue,
+            self._subscription,
+            max_messages=max_messages,
+            wait_ms=wait_ms,
+            lease_ms=lease_ms,
+        )
+
+    def messages(self) -> list[ReceivedMessage]:
+        """What was leased, decoded by whoever calls."""
+        return [
+            message
+            for one in self._leased
+            for message in messages_of_lease(self._queue, self._subscription, one)
+        ]
+
+    async def give_back(self, engine: Engine) -> None:
+        """Release what was leased. What fails ends with its lease."""
+        with contextlib.suppress(MomError):
+            await settle(engine, self.messages(), broker_pb2.SETTLE_ACTION_RELEASE)
 
 
 async def settle(

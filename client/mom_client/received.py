@@ -27,7 +27,7 @@ class Origin(msgspec.Struct, frozen=True):
     lease_expires_at_ms: int = 0
 
 
-class ReceivedMessage(msgspec.Struct, frozen=True, eq=False):
+class ReceivedMessage(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A message with its place."""
 
     message: Message

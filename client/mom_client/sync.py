@@ -243,17 +243,17 @@ class Client:
     ) -> list[ReceivedMessage]:
         """Lease messages of a queue; see :meth:`mom_client.Client.receive`."""
         wait_ms, lease_ms = duration_ms(wait, "wait"), duration_ms(lease, "lease")
-        leased = self._wait(
-            lambda engine: operations.receive(
-                engine,
-                queue,
-                subscription,
-                max_messages=max_messages,
-                wait_ms=wait_ms,
-                lease_ms=lease_ms,
+        receiving = operations.Receiving(queue, subscription)
+        try:
+            self._wait(
+                lambda engine: receiving.run(
+                    engine, max_messages=max_messages, wait_ms=wait_ms, lease_ms=lease_ms
+                )
             )
-        )
-        return operations.received(leased)
+        except KeyboardInterrupt:
+            self._io.run(receiving.give_back)
+            raise
+        return receiving.messages()
 
     def consume(
         self,

@@ -34,12 +34,14 @@ EXTEND: Final = broker_pb2.SETTLE_ACTION_EXTEND
 class HeldLease:
     """Messages that were leased together and are not all settled."""
 
-    __slots__ = ("_batch", "_worker", "end", "first", "gone", "lease_id", "lease_ms",
+    __slots__ = ("_batch", "_worker", "begun", "end", "first", "gone", "lease_id", "lease_ms",
                  "partition", "renew_at_ms")  # fmt: skip
 
     def __init__(self, worker: QueueWorker, leased: broker_pb2.LeasedBatch, sent_ms: int) -> None:
         self._worker = worker
         self._batch = leased
+        self.begun = False
+        """Whether the handler has it."""
         self.partition = leased.partition.index
         self.lease_id = leased.lease_id
         self.first = leased.base_offset
@@ -87,7 +89,13 @@ class QueueWorker:
         ]
 
     async def next(self, wait_ms: int | None = None) -> list[HeldLease]:
-        """Lease the next messages, waiting for them; empty only when ``wait_ms`` has passed."""
+        """Lease the next messages, waiting for them; empty only when ``wait_ms`` has passed.
+
+        What an earlier call leased for a caller that was cancelled meanwhile comes first.
+        """
+        left = [lease for lease in self._leases if not lease.begun]
+        if left:
+            return left
         while True:
             sent_ms = self._now_ms()
             try:
@@ -118,6 +126,16 @@ class QueueWorker:
             return
         lease.gone.add(offset, offset + 1)
         self._queue(lease, offset, offset + 1, action, delay_ms)
+        if not lease.open_ranges():
+            self._leases.discard(lease)
+
+    def give_back(self, lease: HeldLease, first: int) -> None:
+        """Release what is left of a lease from ``first`` on."""
+        for start, end in lease.open_ranges():
+            if end > first:
+                start = max(start, first)
+                lease.gone.add(start, end)
+                self._queue(lease, start, end, RELEASE)
         if not lease.open_ranges():
             self._leases.discard(lease)
 

@@ -42,7 +42,7 @@ import msgspec
 
 from mom_core import limits
 from mom_core.errors import CorruptBatchError
-from mom_core.ids import message_id
+from mom_core.ids import message_id, message_ids
 from mom_core.message import Message
 
 MAGIC: Final = b"MB"
@@ -338,11 +338,10 @@ def decode(data: bytes) -> list[Message]:
         messages = _decoder.decode(framed)
     except msgspec.DecodeError as error:
         raise CorruptBatchError(f"a record does not decode: {error}", field="batch") from None
-    base_id = header.base_id
     timestamp_ms = header.timestamp_ms
-    for index, message in enumerate(messages):
+    for message, given_id in zip(messages, message_ids(header.base_id, header.count), strict=True):
         if message.id is None:
-            message.id = message_id(base_id, index)
+            message.id = given_id
         if message.timestamp_ms is None:
             message.timestamp_ms = timestamp_ms
     return messages

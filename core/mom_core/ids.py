@@ -45,6 +45,14 @@ def message_id(base_id: bytes, index: int) -> bytes:
     return base_id[:8] + low.to_bytes(8, "big")
 
 
+def message_ids(base_id: bytes, count: int) -> list[bytes]:
+    """The ids of the first ``count`` messages of a batch, as :func:`message_id` gives each."""
+    first = int.from_bytes(base_id, "big")
+    if (first & _RAND_B_MASK) + count > _RAND_B_MASK:
+        return [message_id(base_id, index) for index in range(count)]
+    return [number.to_bytes(ID_BYTES, "big") for number in range(first, first + count)]
+
+
 def timestamp_ms(uuid: bytes) -> int:
     """The time a UUIDv7 was made, milliseconds since the Unix epoch."""
     return int.from_bytes(uuid[:6], "big")

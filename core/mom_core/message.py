@@ -18,7 +18,7 @@ JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
 
 
-class Message(msgspec.Struct, array_like=True):
+class Message(msgspec.Struct, array_like=True, gc=False):
     """A message as its producer made it.
 
     ``timestamp_ms`` is the producer's, None for the moment its batch was made. ``id`` is 16 bytes,

@@ -88,9 +88,6 @@ class Described:
         return register
 
 
-WHOLE = {"type": "integer", "minimum": 0}
-
-
 def whole(lowest: int, highest: int, default: int | None = None) -> dict[str, Any]:
     """The schema of a whole number."""
     schema: dict[str, Any] = {"type": "integer", "minimum": lowest, "maximum": highest}

@@ -416,3 +416,48 @@ def test_sync(broker: BrokerProcess, name: str) -> None:
         client.delete(name)
         with pytest.raises(mom_client.NotFoundError):
             client.publish(name, 1)
+
+
+async def test_a_handler_that_is_cancelled_and_comes_back_misses_nothing(
+    client: mom_client.Client, name: str
+) -> None:
+    await client.create_topic(name, partitions=2)
+    await client.publish_many(name, range(100))
+    seen: set[int] = set()
+    async with client.subscribe(name, "group") as subscription:
+        while len(seen) < 100:
+            handled = 0
+            async for message in subscription:
+                seen.add(message.json())
+                handled += 1
+                if handled == 7 or len(seen) == 100:
+                    break
+        lonely = asyncio.ensure_future(anext(aiter(subscription)))
+        await asyncio.sleep(0)
+        lonely.cancel()
+        await client.publish(name, 100)
+        async for message in subscription:
+            seen.add(message.json())
+            if 100 in seen:
+                break
+    assert seen == set(range(101))
+
+
+async def test_a_worker_that_is_cancelled_and_comes_back_gets_what_was_left(
+    client: mom_client.Client, name: str
+) -> None:
+    await client.create_queue(name)
+    await client.publish_many(name, range(40))
+    seen: list[int] = []
+    async with client.consume(name) as messages:
+        while len(seen) < 40:
+            async for message in messages:
+                seen.append(message.json())
+                if len(seen) % 9 == 0:
+                    messages.ack()
+                    break
+                if len(seen) == 40:
+                    break
+        messages.ack()
+    assert sorted(seen) == list(range(40))
+    assert await client.receive(name) == []

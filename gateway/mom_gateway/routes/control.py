@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import Depends, Path, Query, Request, Response
 
-from mom_core.limits import OFFSET_MAX
 from mom_gateway.calls import Call
 from mom_gateway.http import Reply, json_bytes
 from mom_gateway.operations import Parameter, whole
@@ -62,6 +61,3 @@ def response_of(reply: Reply) -> Response:
     for name, value in reply.headers:
         response.headers[name.decode()] = value.decode()
     return response
-
-
-OFFSET_SCHEMA: Final = whole(0, OFFSET_MAX)

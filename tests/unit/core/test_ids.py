@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mom_core.errors import InvalidArgumentError
-from mom_core.ids import id_text, message_id, parse_id, timestamp_ms, uuid7
+from mom_core.ids import id_text, message_id, message_ids, parse_id, timestamp_ms, uuid7
 
 times = st.integers(0, (1 << 48) - 1)
 randoms = st.binary(min_size=10, max_size=10)
@@ -63,3 +63,10 @@ def test_text_forms(made: bytes) -> None:
 def test_what_is_no_uuid_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgumentError, match="is not a UUID"):
         parse_id(text)
+
+
+@given(st.binary(min_size=16, max_size=16), st.integers(1, 50), st.booleans())
+def test_many_ids_are_the_single_ones(base: bytes, count: int, near_the_end: bool) -> None:
+    if near_the_end:
+        base = base[:8] + b"\xbf" + b"\xff" * 7
+    assert message_ids(base, count) == [message_id(base, one) for one in range(count)]
