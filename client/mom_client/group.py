@@ -116,11 +116,17 @@ class Groups:
         for index, owner in enumerate(route.owners):
             by_address.setdefault(self._caller.routing.address(owner), []).append(index)
         by_address.pop("", None)
+        everything = range(len(route.owners))
         parts = await asyncio.gather(
-            *(self._describe_at(topic, some[0], some) for some in by_address.values()),
+            *(
+                # The coordinator knows of its groups for all partitions.
+                self._describe_at(topic, some[0], everything if _COORDINATOR in some else some)
+                for some in by_address.values()
+            ),
             return_exceptions=True,
         )
         found: dict[int, broker_pb2.PartitionDescription] = {}
+        groups: list[broker_pb2.PartitionDescription] = []
         for part in parts:
             if isinstance(part, MomError):
                 if not part.retriable:
@@ -128,11 +134,14 @@ class Groups:
             elif isinstance(part, BaseException):
                 raise part
             else:
-                found.update((one.partition, one) for one in part)
-        return [
-            found.get(index) or broker_pb2.PartitionDescription(partition=index, epoch=owner.epoch)
-            for index, owner in enumerate(route.owners)
-        ]
+                found.update((one.partition, one) for one in part if one.node_id)
+                groups += [one for one in part if not one.node_id]
+        for index, owner in enumerate(route.owners):
+            if index not in found:
+                found[index] = broker_pb2.PartitionDescription(partition=index, epoch=owner.epoch)
+        for one in groups:
+            found[one.partition].subscriptions.extend(one.subscriptions)
+        return [found[index] for index in everything]
 
     async def _describe_at(
         self, topic: str, partition: int, partitions: Sequence[int]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from mom_client.options import PREFETCH_BYTES_MAX
+from mom_client.options import FETCH_BYTES_TARGET, PREFETCH_BYTES_MAX
 from mom_client.received import ReceivedMessage, messages_of_fetch
 from mom_client.results import Fetched
 from mom_core import limits
@@ -16,10 +16,16 @@ from mom_core.topics import Start, StartKind
 if TYPE_CHECKING:
     from mom_client.engine import Engine
 
-# Chunks fetched ahead; each is a part of PREFETCH_BYTES_MAX.
-CHUNKS_AHEAD_MAX: Final = 4
+# Chunks fetched ahead, of at most FETCH_BYTES_TARGET each.
+CHUNKS_AHEAD_MAX: Final = PREFETCH_BYTES_MAX // FETCH_BYTES_TARGET
 FETCH_BYTES_MIN: Final = 64 * limits.KIB
 FOLLOW_WAIT_MS: Final = 25_000
+
+
+def fetch_bytes(partitions: int) -> int:
+    """How much to fetch at a time from each of so many partitions."""
+    share = PREFETCH_BYTES_MAX // max(partitions, 1)
+    return max(FETCH_BYTES_MIN, min(FETCH_BYTES_TARGET, share))
 
 
 class LogChunk:
@@ -73,7 +79,7 @@ class LogReader:
         for partition in partitions:
             route.check_partition(partition)
         self._left = len(partitions)
-        bytes_max = max(FETCH_BYTES_MIN, PREFETCH_BYTES_MAX // CHUNKS_AHEAD_MAX // self._left)
+        bytes_max = fetch_bytes(self._left)
         loop = asyncio.get_running_loop()
         self._pulls = [
             loop.create_task(self._pull(route.topic_id, partition, bytes_max))

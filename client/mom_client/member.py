@@ -13,12 +13,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from mom_client.log_reader import (
-    CHUNKS_AHEAD_MAX,
-    FETCH_BYTES_MIN,
-    FOLLOW_WAIT_MS,
-)
-from mom_client.options import PREFETCH_BYTES_MAX
+from mom_client.log_reader import CHUNKS_AHEAD_MAX, FOLLOW_WAIT_MS, fetch_bytes
 from mom_client.received import ReceivedMessage, messages_of_fetch
 from mom_client.results import Fetched
 from mom_core.errors import ErrorCode, FencedError, MomError, OffsetError
@@ -172,8 +167,7 @@ class Member:
         if before is not None:
             self._stop(before)
         held = self._held[lease.partition] = HeldPartition(lease)
-        bytes_max = max(FETCH_BYTES_MIN, PREFETCH_BYTES_MAX // CHUNKS_AHEAD_MAX // count)
-        held.pull = asyncio.get_running_loop().create_task(self._pull(held, bytes_max))
+        held.pull = asyncio.get_running_loop().create_task(self._pull(held, fetch_bytes(count)))
         return held
 
     def _stop(self, held: HeldPartition) -> None:

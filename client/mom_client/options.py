@@ -26,8 +26,11 @@ PRODUCE_CALLS_PER_NODE_MAX: Final = 8
 # Between tries: doubles from the first to the last, half of it random.
 BACKOFF_MS_FIRST: Final = 20
 BACKOFF_MS_MAX: Final = 1_000
-# Bytes that a reader fetches ahead of the user, for each partition read.
-PREFETCH_BYTES_MAX: Final = 4 * limits.MIB
+# Bytes that a reader fetches ahead of the user, over all partitions it reads, and as many more
+# on their way. The I/O thread may wait 5 ms for the interpreter's lock at each step while the
+# user's thread computes, so fetches are large and several ahead: 1 MiB is 3 ms of decoding.
+PREFETCH_BYTES_MAX: Final = 8 * limits.MIB
+FETCH_BYTES_TARGET: Final = 1 * limits.MIB
 # Futures of publishes beyond the bytes in flight that wait for room, before publish refuses.
 PUBLISH_WAITING_BYTES_MAX: Final = 256 * limits.MIB
 

@@ -373,6 +373,13 @@ async def test_a_stream_subscription_moves_partitions_one_at_a_time(cluster: Nod
     taken = await acquire("b")
     assert [one.committed_offset for one in taken.values()] == [7]
     assert await commit("a", revoking[0], 9) == ErrorCode.FENCED, "a zombie's commit is refused"
+    described = await stub.DescribePartitions(broker_pb2.DescribePartitionsRequest(topic_id=TOPIC))
+    assert [(one.partition, one.node_id) for one in described.partitions] == [(1, "n2")]
+    described = await cluster.stub("n1").DescribePartitions(
+        broker_pb2.DescribePartitionsRequest(topic_id=TOPIC)
+    )
+    holders = {one.partition: one.subscriptions[0].member_id for one in described.partitions}
+    assert holders == {one: "b" if one in taken else "a" for one in (0, 1)}
     await cluster.assign(["n2", "n1"])
     after = await acquire("b")
     assert after == taken, "the group lives on with the next coordinator"

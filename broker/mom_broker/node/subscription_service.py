@@ -520,51 +520,63 @@ class SubscriptionService:
     async def describe(
         self, identity: Identity, request: broker_pb2.DescribePartitionsRequest, node_id: str
     ) -> broker_pb2.DescribePartitionsResponse:
-        """Counts of the partitions that this node owns."""
+        """Counts of the partitions that this node owns.
+
+        The owner of partition 0 coordinates the topic's groups: it tells of them for the other
+        partitions too, in descriptions without a node id.
+        """
         topic = await self._partitions.topic(identity, Action.READ, request.topic_id)
         response = broker_pb2.DescribePartitionsResponse()
         for index in _wanted(topic, request.partitions):
             owned = self._partitions.ownership.owned.get(PartitionId(topic.topic_id, index))
             if owned is not None:
-                response.partitions.append(self._description(topic, owned, node_id))
+                description = _description(owned, node_id)
+            else:
+                description = broker_pb2.PartitionDescription(partition=index)
+            self._add_groups(topic, description)
+            if owned is not None or description.subscriptions:
+                response.partitions.append(description)
         return response
 
-    def _description(
-        self, topic: TopicConfig, owned: OwnedPartition, node_id: str
-    ) -> broker_pb2.PartitionDescription:
-        log = owned.log
-        description = broker_pb2.PartitionDescription(
-            partition=log.id.index,
-            node_id=node_id,
-            epoch=log.epoch,
-            log_start=log.log_start,
-            high_watermark=log.high_watermark,
-            size_bytes=log.size_bytes,
-        )
-        for name, reader in sorted(owned.subscriptions.readers.items()):
-            counts = reader.counts()
+    def _add_groups(self, topic: TopicConfig, description: broker_pb2.PartitionDescription) -> None:
+        coordinating = self._partitions.ownership.owned.get(PartitionId(topic.topic_id, 0))
+        if coordinating is None:
+            return
+        index = description.partition
+        configs = self._partitions.view.subscriptions.get(topic.topic_id, {})
+        for name, one in sorted(coordinating.subscriptions.groups.items()):
+            if name not in configs or index >= one.state.partition_count:
+                continue
+            lease = one.state.lease(index)
             description.subscriptions.add(
                 name=name,
-                mode=MODES[SubscriptionMode.QUEUE],
-                ready=counts.ready,
-                delayed=counts.delayed,
-                leased=counts.leased,
+                mode=MODES[SubscriptionMode.STREAM],
+                committed_offset=read_from(configs[name], index, lease.committed),
+                member_id=lease.holder or "",
+                members=len(one.state.members),
             )
-        coordinator_owned = self._partitions.ownership.owned.get(PartitionId(topic.topic_id, 0))
-        if coordinator_owned is not None:
-            configs = self._partitions.view.subscriptions.get(topic.topic_id, {})
-            for name, one in sorted(coordinator_owned.subscriptions.groups.items()):
-                if name not in configs or log.id.index >= one.state.partition_count:
-                    continue
-                lease = one.state.lease(log.id.index)
-                description.subscriptions.add(
-                    name=name,
-                    mode=MODES[SubscriptionMode.STREAM],
-                    committed_offset=read_from(configs[name], log.id.index, lease.committed),
-                    member_id=lease.holder or "",
-                    members=len(one.state.members),
-                )
-        return description
+
+
+def _description(owned: OwnedPartition, node_id: str) -> broker_pb2.PartitionDescription:
+    log = owned.log
+    description = broker_pb2.PartitionDescription(
+        partition=log.id.index,
+        node_id=node_id,
+        epoch=log.epoch,
+        log_start=log.log_start,
+        high_watermark=log.high_watermark,
+        size_bytes=log.size_bytes,
+    )
+    for name, reader in sorted(owned.subscriptions.readers.items()):
+        counts = reader.counts()
+        description.subscriptions.add(
+            name=name,
+            mode=MODES[SubscriptionMode.QUEUE],
+            ready=counts.ready,
+            delayed=counts.delayed,
+            leased=counts.leased,
+        )
+    return description
 
 
 def _wanted(topic: TopicConfig, asked: Sequence[int]) -> list[int]:

@@ -1229,6 +1229,7 @@ class PartitionDescription(_message.Message):
     SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
     partition: _builtins.int
     node_id: _builtins.str
+    """Empty in what partition 0's owner tells of its groups for a partition of another node."""
     epoch: _builtins.int
     log_start: _builtins.int
     high_watermark: _builtins.int
