@@ -12,19 +12,13 @@ from mom_broker.node.partition import Landed, Partition
 from mom_broker.node.placed import Placed, PlacedPartitions, Remote
 from mom_broker.node.signal import WaitingRoom
 from mom_broker.rpc.errors import to_proto
+from mom_broker.rpc.messages import DURABILITIES
 from mom_core.access import Action, Identity
 from mom_core.errors import InvalidArgumentError, MomError, OffsetError
 from mom_core.limits import FETCH_BYTES_DEFAULT, FETCH_BYTES_MAX, WAIT_MS_MAX
-from mom_core.ports import Durability, StoredBatch
+from mom_core.ports import StoredBatch
 from mom_proto.v1 import broker_pb2, types_pb2
 
-DURABILITIES: Final = {
-    Durability.MEMORY: types_pb2.DURABILITY_MEMORY,
-    Durability.OS: types_pb2.DURABILITY_OS,
-    Durability.FSYNC: types_pb2.DURABILITY_FSYNC,
-    Durability.REPLICATED: types_pb2.DURABILITY_REPLICATED,
-    Durability.PROVIDER: types_pb2.DURABILITY_PROVIDER,
-}
 # Credit that a subscriber may have given in advance.
 CREDIT_BYTES_MAX: Final = 1 << 30
 

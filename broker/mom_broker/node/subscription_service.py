@@ -11,9 +11,9 @@ from mom_broker.node.metrics import NodeMetrics
 from mom_broker.node.ownership import OwnedPartition
 from mom_broker.node.placed import PlacedPartitions, Remote
 from mom_broker.node.queue import LeasedSlice, QueueReader
-from mom_broker.node.routing import MODES
 from mom_broker.node.signal import WaitingRoom
 from mom_broker.rpc.errors import to_proto
+from mom_broker.rpc.messages import MODES
 from mom_core import batch as codec
 from mom_core.access import Action, Identity
 from mom_core.delivery import SettleAction, SettleOutcome
