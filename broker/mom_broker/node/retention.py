@@ -31,7 +31,6 @@ class Retention:
         self._store = store
         self._clock = clock
         self._sweeps = 0
-        self._floors: dict[str, int] = {}
 
     async def run(self) -> None:
         """Sweep for as long as the node lives."""
