@@ -25,6 +25,8 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from backlog import Backlog, status_mib
+from backlog import measure as measure_backlog
 from redis_streams import measure as measure_redis_streams
 from scenarios import SCENARIOS, Target
 
@@ -72,9 +74,7 @@ def wait_ready(port: int) -> None:
 
 def rss_mib(pid: int) -> float:
     """Resident memory of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    line = next(one for one in status.splitlines() if one.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
+    return status_mib(pid, "VmRSS")
 
 
 def start_dev(stack: ExitStack, folder: Path) -> tuple[str, int, list[int]]:
@@ -184,6 +184,14 @@ def run(scale: float, repetitions: int) -> dict[str, object]:
         memory["mom dev, after the load, MiB"] = round(rss_mib(dev_pids[0]))
         for name, pid in zip(("mom-master", "mom-node", "mom-gateway"), pids, strict=True):
             memory[f"{name}, after the load, MiB"] = round(rss_mib(pid))
+        # Last, so that the peaks hold what the load before left behind, too.
+        backlogs = {
+            "mom dev": (targets["MOM over SQLite"], dev_pids),
+            "mom-node": (targets["MOM over Redis"], pids[1:2]),
+        }
+        for name, (target, its_pids) in backlogs.items():
+            found = asyncio.run(measure_backlog(target, its_pids))
+            memory |= _backlog_rows(name, found)
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
@@ -196,6 +204,15 @@ def run(scale: float, repetitions: int) -> dict[str, object]:
         },
         "samples": samples,
         "memory": memory,
+    }
+
+
+def _backlog_rows(name: str, found: Backlog) -> dict[str, object]:
+    what = f"{name}, backlog of {found.mib} MiB"
+    return {
+        f"{what}, peak MiB": round(found.peak_mib),
+        f"{what}, in, msg/s": round(found.published_per_s),
+        f"{what}, out, msg/s": round(found.received_per_s),
     }
 
 
@@ -212,7 +229,7 @@ def table(result: dict) -> str:
             for name in names
         ]
         lines.append(f"{scenario:<36}" + "".join(f"{one:>18}" for one in shown))
-    lines += [f"{name:<36}{value:>18}" for name, value in result["memory"].items()]
+    lines += [f"{name:<46}{value:>8,}" for name, value in result["memory"].items()]
     return "\n".join(lines)
 
 

@@ -27,6 +27,7 @@ from mom_broker.rpc.system import SystemClock, SystemRandom
 from mom_broker.storage.sqlite import SqliteStore
 from mom_cli.failures import ExitCode
 from mom_core.errors import ErrorCode, StoreError, UnavailableError
+from mom_core.limits import NODE_CACHE_BYTES_MAX_DEFAULT
 from mom_gateway.app import Gateway
 from mom_gateway.listening import Address as GatewayAddress
 from mom_gateway.settings import GatewaySettings
@@ -121,6 +122,8 @@ class DevCluster:
             masters=(master,),
             cluster_token=token,
             open_to_all=self.settings.is_open,
+            # One process has the bound of one node, however many share it.
+            cache_bytes_max=NODE_CACHE_BYTES_MAX_DEFAULT // self.settings.nodes_count,
         )
 
     def _gateway_settings(self, token: str | None) -> GatewaySettings:
