@@ -57,9 +57,9 @@ def shared_options() -> list[click.Option]:
             ["--nodes", "--url"],
             envvar=["MOM_URL", "MOM_NODES"],
             show_envvar=True,
-            metavar="HOST:PORT,...",
-            help="Nodes or masters to ask first; the others are learnt from them. "
-            f"[default: {DEFAULT_NODES}]",
+            metavar="HOST:PORT,...|URL",
+            help="Nodes or masters to ask first, from which the others are learnt; or the URL of a "
+            f"gateway, where nodes can't be reached. [default: {DEFAULT_NODES}]",
             **settings,
         ),
         click.Option(
@@ -199,18 +199,14 @@ def examples(*lines: str) -> str:
 
 def addresses_of(shared: Shared) -> Sequence[str]:
     """The addresses to ask first. Raises click.UsageError when one is none."""
+    # Here and not above: importing the client loads more than `mom --help` needs.
+    from mom_client.addresses import check_address
+    from mom_core.errors import InvalidArgumentError
+
     addresses = []
     for part in (shared.nodes or DEFAULT_NODES).split(","):
-        text = part.strip().removeprefix("mom://").rstrip("/")
-        if text.startswith(("http://", "https://")):
-            raise click.UsageError(
-                f"--nodes {part.strip()!r} is the URL of a gateway; mom speaks gRPC to nodes: give "
-                f"HOST:PORT of one, such as {DEFAULT_NODES}"
-            )
-        host, colon, port = text.rpartition(":")
-        if not (host and colon and port.isascii() and port.isdigit() and int(port) <= 65_535):
-            raise click.UsageError(
-                f"--nodes {part.strip()!r} is no address: write HOST:PORT, such as {DEFAULT_NODES}"
-            )
-        addresses.append(text)
+        try:
+            addresses.append(check_address(part.strip().removeprefix("mom://").rstrip("/")))
+        except InvalidArgumentError as error:
+            raise click.UsageError(f"--nodes: {error.message}") from None
     return addresses

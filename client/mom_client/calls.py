@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from mom_client.backoff import Backoff
+from mom_client.connections import Connections
 from mom_client.options import EngineOptions
 from mom_client.routing import Routing, TopicRoute
-from mom_client.wire import Connections
 from mom_core.errors import ErrorCode, MomError, UnavailableError
 from mom_core.limits import WAIT_MS_MAX
 from mom_core.ports import Clock, Random
@@ -143,13 +143,8 @@ class Caller:
         while True:
             snapshot = self.routing.snapshot
             try:
-                if not snapshot.master_address:
-                    raise UnavailableError(
-                        f"no master leads now, so {method} can't be done; sends and receives go "
-                        "on. Check that a mom-master runs"
-                    )
                 return await self.call_address(
-                    snapshot.master_address, f"/mom.v1.Master/{method}", request, deadline_ms
+                    self.routing.leader(), f"/mom.v1.Master/{method}", request, deadline_ms
                 )
             except MomError as error:
                 if repeated and on_repeat is not None and on_repeat(error):

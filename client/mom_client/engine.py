@@ -8,11 +8,12 @@ what is safe to repeat within a bounded time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Any
 
 from mom_client.admin import Admin
 from mom_client.calls import Caller
+from mom_client.connections import Connections
 from mom_client.group import Groups
 from mom_client.options import EngineOptions
 from mom_client.producer import Producer
@@ -21,7 +22,6 @@ from mom_client.reader import Reader
 from mom_client.results import Fetched, Identity, Published, TopicPage
 from mom_client.routing import Routing, RoutingSnapshot, TopicRoute
 from mom_client.system import SystemClock, SystemRandom
-from mom_client.wire import Connections
 from mom_core.errors import MomError
 from mom_core.message import Message
 from mom_core.ports import Clock, Random
@@ -32,7 +32,8 @@ from mom_proto.v1 import broker_pb2, master_pb2
 class Engine:
     """Everything a client does, on the loop that called :meth:`start`.
 
-    ``addresses`` are any nodes or masters, ``host:port``; the others are learnt from them.
+    ``addresses`` are any nodes or masters, ``host:port``, and the others are learnt from them; or
+    the URL of a gateway, for a place from which nodes can't be reached.
     """
 
     def __init__(
@@ -92,6 +93,36 @@ class Engine:
         return self._producer.in_flight_bytes > 0 or any(
             not self._routing.owns(task) for task in tasks
         )
+
+    # Passing on calls of others: what a gateway does for clients that reach no node.
+
+    async def relay(
+        self, method: str, request: bytes, *, target: str, timeout_ms: int, authorization: str
+    ) -> bytes:
+        """Make a call as it is, under its caller's authorization; raises what the peer reports.
+
+        ``target`` is whom the caller chose, if it is a process of this cluster; else any that
+        serves the method. With an empty ``authorization`` it is this engine's own.
+        """
+        address = self._relay_address(method, target)
+        return await self._connections.call(
+            address, method, request, timeout_ms, authorization or None
+        )
+
+    def relay_stream(
+        self, method: str, request: bytes, *, target: str, authorization: str
+    ) -> AsyncGenerator[bytes, None]:
+        """As :meth:`relay`, for a method that answers with a stream."""
+        address = self._relay_address(method, target)
+        return self._connections.stream(address, method, request, authorization or None)
+
+    def _relay_address(self, method: str, target: str) -> str:
+        candidates = self._routing.candidates()
+        if target in candidates:
+            return target
+        if method.startswith("/mom.v1.Master/"):
+            return self._routing.leader()
+        return candidates[0]
 
     @property
     def producer(self) -> Producer:

@@ -46,5 +46,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_ms: int = CONNECT_TIMEOUT_MS_DEFAULT
     in_flight_bytes_max: int = IN_FLIGHT_BYTES_MAX_DEFAULT
     batch_bytes_target: int = limits.BATCH_BYTES_TARGET
+    direct: bool = True
+    """Of a client that was given a gateway: call nodes that can be reached from here directly."""
     compress: bool = False
     """Compress batches with zlib."""

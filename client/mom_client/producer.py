@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from mom_client.backoff import Backoff
+from mom_client.connections import Connections
 from mom_client.lane import Lane, OutgoingBatch, Sink, expired
 from mom_client.options import (
     LINGER_MS_MAX,
@@ -24,7 +25,7 @@ from mom_client.options import (
 from mom_client.results import Published, PublishedBatch
 from mom_client.routing import Routing, TopicRoute
 from mom_client.translation import DURABILITIES
-from mom_client.wire import Connections, error_from_proto
+from mom_client.wire import error_from_proto
 from mom_core import limits
 from mom_core.errors import (
     ErrorCode,

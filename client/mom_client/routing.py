@@ -7,6 +7,9 @@ when none comes within :data:`SUSPECT_MS`, the process behind the stream itself 
 
 An owner that can't be reached from here is asked through the process behind the stream for a while,
 which passes calls on one hop.
+
+Where a gateway's URL was given, calls go through it until a node has been seen to answer from here:
+a client behind an Ingress or a tunnel waits for no node that it can't reach. See :meth:`reach`.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from mom_client.addresses import check_address, is_gateway, through
 from mom_client.backoff import Backoff
+from mom_client.connections import Connections
 from mom_client.options import EngineOptions
 from mom_client.translation import subscription_of_wire, topic_of_wire
-from mom_client.wire import Connections, check_address
 from mom_core.errors import (
     ErrorCode,
     InvalidArgumentError,
@@ -42,6 +46,11 @@ _WATCH: Final = "/mom.v1.Broker/WatchRouting"
 SUSPECT_MS: Final = 1_500
 # How long an owner that could not be reached is asked through another process.
 UNREACHABLE_MS: Final = 2_000
+# A node that is asked whether it can be reached from here has so long to answer, and is asked again
+# after so long. Both only where calls can go through a gateway meanwhile.
+REACH_TIMEOUT_MS: Final = 1_000
+REACH_AGAIN_MS: Final = 15_000
+REACH_AT_ONCE_MAX: Final = 8
 # How long after a creation its topic may be missing from the table before that is an error.
 APPEAR_MS_MAX: Final = 5_000
 # Addresses named in an error message.
@@ -167,6 +176,9 @@ class Routing:
         self._failures: dict[str, str] = {}
         self._fatal: MomError | None = None
         self._unreachable_until: dict[str, int] = {}
+        self._gateway = next((one for one in self._seeds if is_gateway(one)), "")
+        self._reached: set[str] = set()
+        self._reaching: asyncio.Task[None] | None = None
         self._complaint_ms: int | None = None
         self._changed: asyncio.Future[None] | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -179,11 +191,15 @@ class Routing:
     def start(self) -> None:
         """Begin to follow the table."""
         self._watch = asyncio.get_running_loop().create_task(self._follow())
+        if self._gateway and self._options.direct:
+            self._reaching = asyncio.get_running_loop().create_task(self._keep_reaching())
 
     async def close(self) -> None:
         """Stop following; those who wait get UnavailableError."""
         self._closed = True
-        tasks = [one for one in (self._watch, *self._lookups.values()) if one is not None]
+        tasks = [
+            one for one in (self._watch, self._reaching, *self._lookups.values()) if one is not None
+        ]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -191,7 +207,7 @@ class Routing:
 
     def owns(self, task: asyncio.Task[Any]) -> bool:
         """Whether a task only follows the table."""
-        return task in (self._watch, self._stream)
+        return task in (self._watch, self._stream, self._reaching)
 
     # Reading the table.
 
@@ -298,15 +314,54 @@ class Routing:
         if node is None:
             return ""
         until = self._unreachable_until.get(node.address)
-        if until is not None:
+        if until is not None and not self._gateway:
             if self._clock.monotonic_ms() < until:
                 return self._connected or node.address
             del self._unreachable_until[node.address]
-        return node.address
+        return self.reach(node.address)
+
+    def reach(self, address: str) -> str:
+        """How a process is reached from here: as it is, or by way of the gateway."""
+        if not self._gateway or not address or address in self._reached:
+            return address
+        return through(self._gateway, address)
+
+    def leader(self) -> str:
+        """Where the leading master is reached. Raises UnavailableError while none leads."""
+        if not self.snapshot.master_address:
+            raise UnavailableError(
+                "no master leads now, so nothing can be administered; sends and receives go on. "
+                "Check that a mom-master runs"
+            )
+        return self.reach(self.snapshot.master_address)
 
     def mark_unreachable(self, address: str) -> None:
         """Note that no call gets through to an address."""
         self._unreachable_until[address] = self._clock.monotonic_ms() + UNREACHABLE_MS
+        self._reached.discard(address)
+
+    async def _keep_reaching(self) -> None:
+        """Find out which nodes and masters can be reached from here, and ask again now and then."""
+        not_before_ms: dict[str, int] = {}
+        while True:
+            known = {node.address for node in self._nodes.values() if node.state != "lost"}
+            known = (known | {self.snapshot.master_address}) - {""}
+            self._reached &= known
+            now_ms = self._clock.monotonic_ms()
+            due = [
+                one for one in known - self._reached if not_before_ms.get(one, now_ms) <= now_ms
+            ][:REACH_AT_ONCE_MAX]
+            if not due:
+                await self.changed(REACH_AGAIN_MS)
+                continue
+            answers = await asyncio.gather(
+                *(self._connections.serves(one, REACH_TIMEOUT_MS) for one in due)
+            )
+            for one, reached in zip(due, answers, strict=True):
+                not_before_ms[one] = now_ms + REACH_AGAIN_MS
+                if reached:
+                    self._reached.add(one)
+            not_before_ms = {one: at for one, at in not_before_ms.items() if one in known}
 
     # Waiting for news.
 
@@ -367,10 +422,10 @@ class Routing:
 
     def candidates(self) -> list[str]:
         """All addresses that may serve the table, the one that does first."""
-        live = [
-            node.address for node in self._nodes.values() if node.state != "lost" and node.address
-        ]
-        known = [self._connected, *live, *self._seeds, self.snapshot.master_address]
+        live = [node.address for node in self._nodes.values() if node.state != "lost"]
+        if self._gateway:  # It finds the others by itself.
+            live = [address for address in live if address in self._reached]
+        known = [self._connected, *live, *self._seeds, self.reach(self.snapshot.master_address)]
         return [address for address in dict.fromkeys(known) if address]
 
     async def _follow(self) -> None:

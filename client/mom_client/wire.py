@@ -1,4 +1,4 @@
-"""The one boundary to gRPC: channels, bytes in and out, and errors translated once.
+"""The boundary to gRPC: channels, bytes in and out, and errors translated once.
 
 No other module of the client touches grpc, and this one imports it only when a connection
 is opened: an application that imports the client and then forks has started nothing.
@@ -7,7 +7,7 @@ is opened: an application that imports the client and then forks has started not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import DecodeError
@@ -16,7 +16,6 @@ from mom_core import limits
 from mom_core.errors import (
     ErrorCode,
     InternalError,
-    InvalidArgumentError,
     MomError,
     UnavailableError,
     error_of,
@@ -52,6 +51,10 @@ _CHANNEL_OPTIONS: Final = (
     # Closing a channel then closes its connection, which forking rests on.
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+# The standard health service; the reply is a HealthCheckResponse with status SERVING.
+_HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
+_HEALTH_SERVING: Final = b"\x08\x01"
 
 # What a bare status means when no Error came along: the transport itself failed, or a proxy spoke.
 _CODES_OF_BARE_STATUS: Final = {
@@ -107,17 +110,7 @@ def error_from_rpc(error: grpc.aio.AioRpcError, address: str, method: str) -> Mo
     return error_of(code.value, f"{address} ({method.rpartition('/')[2]}): {reason}")
 
 
-def check_address(address: str) -> str:
-    """Return ``host:port`` if it is one, else raise InvalidArgumentError."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536 or "/" in address:
-        raise InvalidArgumentError(
-            f"address {address!r} is not host:port, such as 127.0.0.1:7071", field="addresses"
-        )
-    return address
-
-
-class Connections:
+class GrpcChannels:
     """Channels to processes by address: the Transport port over gRPC.
 
     Belongs to the event loop on which it is first used. Errors are raised outside of the handlers
@@ -133,11 +126,18 @@ class Connections:
         self._closed = False
         self._resumed: asyncio.Event | None = None
 
-    async def call(self, address: str, method: str, request: bytes, timeout_ms: int) -> bytes:
+    async def call(
+        self,
+        address: str,
+        method: str,
+        request: bytes,
+        timeout_ms: int,
+        authorization: str | None = None,
+    ) -> bytes:
         """Call ``method`` (``/mom.v1.Broker/Fetch``) at ``host:port``.
 
-        Raises the MomError that the peer reported, UnavailableError when it can't be reached, or
-        TimedOutError.
+        ``authorization`` goes in place of the client's own token; empty: none. Raises the MomError
+        that the peer reported, UnavailableError when it can't be reached, or TimedOutError.
         """
         import grpc
 
@@ -149,7 +149,9 @@ class Connections:
             self._methods[address, method] = call
         failure: BaseException
         try:
-            reply: bytes = await call(request, timeout=timeout_ms / 1000, metadata=self._metadata)
+            reply: bytes = await call(
+                request, timeout=timeout_ms / 1000, metadata=self._metadata_of(authorization)
+            )
             return reply
         except grpc.aio.AioRpcError as error:
             failure = error_from_rpc(error, address, method)
@@ -161,8 +163,13 @@ class Connections:
             del call
         raise failure
 
+    def _metadata_of(self, authorization: str | None) -> tuple[tuple[str, str], ...]:
+        if authorization is None:
+            return self._metadata
+        return (("authorization", authorization),) if authorization else ()
+
     async def stream(
-        self, address: str, method: str, request: bytes
+        self, address: str, method: str, request: bytes, authorization: str | None = None
     ) -> AsyncGenerator[bytes, None]:
         """Call a method that answers with a stream. Raises as :meth:`call`."""
         import grpc
@@ -171,7 +178,7 @@ class Connections:
             await self._resumed.wait()
         failure: BaseException | None = None
         call: Any = self._channel(address).unary_stream(method)
-        replies: Any = call(request, metadata=self._metadata)
+        replies: Any = call(request, metadata=self._metadata_of(authorization))
         try:
             async for reply in replies:
                 yield reply
@@ -186,6 +193,16 @@ class Connections:
             del call, replies
         if failure is not None:
             raise failure
+
+    async def serves(self, address: str, timeout_ms: int) -> bool:
+        """Whether a gRPC server answers at an address. It is told nothing, not even the token."""
+        try:
+            reply = await self.call(address, _HEALTH_CHECK, b"", timeout_ms, authorization="")
+        except MomError:
+            reply = b""
+        if reply != _HEALTH_SERVING:
+            self._close(address)  # Or it would go on trying to connect.
+        return reply == _HEALTH_SERVING
 
     def _cancelled(self, address: str) -> BaseException:
         """Tell our own cancellation from gRPC's, which reports a closed channel as one too."""
@@ -207,18 +224,20 @@ class Connections:
             self._channels[address] = channel
         return channel
 
-    def keep_only(self, addresses: set[str]) -> None:
+    def keep_only(self, addresses: Collection[str]) -> None:
         """Close connections to processes that are no more."""
         for address in [one for one in self._channels if one not in addresses]:
-            channel = self._channels.pop(address)
-            self._forget_methods(address)
-            task = asyncio.get_running_loop().create_task(channel.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._close(address)
 
-    def _forget_methods(self, address: str) -> None:
+    def _close(self, address: str) -> None:
+        channel = self._channels.pop(address, None)
+        if channel is None:
+            return
         for key in [key for key in self._methods if key[0] == address]:
             del self._methods[key]
+        task = asyncio.get_running_loop().create_task(channel.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def pause(self) -> None:
         """Close all connections until :meth:`resume`, for a fork.

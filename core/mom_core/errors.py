@@ -1,7 +1,8 @@
 """Every error that MOM reports, with one stable code each.
 
-The table :data:`ERROR_CODES` is the single place that says how a code travels: its HTTP status, and
-whether the same call may be tried again. A boundary (gRPC, REST) translates once, by this table.
+The table :data:`ERROR_CODES` is the single place that says how a code travels: its HTTP and its
+gRPC status, and whether the same call may be tried again. A boundary (gRPC, REST) translates once,
+by this table.
 """
 
 from __future__ import annotations
@@ -47,40 +48,70 @@ class CodeTraits(NamedTuple):
     """How an error code travels."""
 
     http_status: int
+    rpc_status: str
+    """The name of its gRPC status, which a foreign client sees."""
     retriable: bool
     """The same call may succeed later, and repeating it is safe."""
     title: str
 
 
 ERROR_CODES: Final[dict[ErrorCode, CodeTraits]] = {
-    ErrorCode.INVALID_ARGUMENT: CodeTraits(400, False, "A value is not allowed"),
-    ErrorCode.CORRUPT_BATCH: CodeTraits(400, False, "The batch is damaged"),
-    ErrorCode.UNAUTHENTICATED: CodeTraits(401, False, "No valid token"),
-    ErrorCode.FORBIDDEN: CodeTraits(403, False, "The token does not allow this"),
-    ErrorCode.NOT_FOUND: CodeTraits(404, False, "No such thing"),
-    ErrorCode.METHOD_NOT_ALLOWED: CodeTraits(405, False, "The resource has no such method"),
-    ErrorCode.CONFLICT: CodeTraits(409, False, "Something else stands there"),
-    ErrorCode.OFFSET_TRIMMED: CodeTraits(410, False, "Retention removed the offset"),
-    ErrorCode.OFFSET_OUT_OF_RANGE: CodeTraits(416, False, "The offset is past the end"),
-    ErrorCode.DATA_LOSS: CodeTraits(410, False, "The store lost this position"),
-    ErrorCode.TOO_LARGE: CodeTraits(413, False, "Over a size limit"),
-    ErrorCode.UNSUPPORTED_MEDIA_TYPE: CodeTraits(415, False, "The content type is not supported"),
-    ErrorCode.INVALID_RECEIPT: CodeTraits(400, False, "Not a receipt of this queue"),
-    ErrorCode.LEASE_LOST: CodeTraits(409, False, "The lease ended before this call"),
-    ErrorCode.ALREADY_SETTLED: CodeTraits(409, False, "The message was settled before"),
-    ErrorCode.FENCED: CodeTraits(409, False, "Another member holds the partition"),
-    ErrorCode.UNKNOWN_PRODUCER: CodeTraits(409, False, "The producer's state has expired"),
-    ErrorCode.OUT_OF_ORDER_SEQUENCE: CodeTraits(409, True, "An earlier batch is missing"),
-    ErrorCode.NOT_OWNER: CodeTraits(503, True, "The partition moved to another node"),
-    ErrorCode.NOT_LEADER: CodeTraits(503, True, "Another master leads"),
-    ErrorCode.STALE_EPOCH: CodeTraits(503, True, "A newer owner took the partition"),
-    ErrorCode.OVERLOADED: CodeTraits(429, True, "A limit is reached"),
-    ErrorCode.STORE_FULL: CodeTraits(503, True, "The store is full"),
-    ErrorCode.STORE_UNAVAILABLE: CodeTraits(503, True, "The store does not answer"),
-    ErrorCode.STORE_MISCONFIGURED: CodeTraits(503, False, "The store's settings are unsafe"),
-    ErrorCode.UNAVAILABLE: CodeTraits(503, True, "No server answers"),
-    ErrorCode.TIMEOUT: CodeTraits(504, True, "The time limit passed"),
-    ErrorCode.INTERNAL: CodeTraits(500, False, "A defect in MOM"),
+    ErrorCode.INVALID_ARGUMENT: CodeTraits(
+        400, "INVALID_ARGUMENT", False, "A value is not allowed"
+    ),
+    ErrorCode.CORRUPT_BATCH: CodeTraits(400, "INVALID_ARGUMENT", False, "The batch is damaged"),
+    ErrorCode.UNAUTHENTICATED: CodeTraits(401, "UNAUTHENTICATED", False, "No valid token"),
+    ErrorCode.FORBIDDEN: CodeTraits(
+        403, "PERMISSION_DENIED", False, "The token does not allow this"
+    ),
+    ErrorCode.NOT_FOUND: CodeTraits(404, "NOT_FOUND", False, "No such thing"),
+    ErrorCode.METHOD_NOT_ALLOWED: CodeTraits(
+        405, "UNIMPLEMENTED", False, "The resource has no such method"
+    ),
+    ErrorCode.CONFLICT: CodeTraits(409, "ALREADY_EXISTS", False, "Something else stands there"),
+    ErrorCode.OFFSET_TRIMMED: CodeTraits(
+        410, "OUT_OF_RANGE", False, "Retention removed the offset"
+    ),
+    ErrorCode.OFFSET_OUT_OF_RANGE: CodeTraits(
+        416, "OUT_OF_RANGE", False, "The offset is past the end"
+    ),
+    ErrorCode.DATA_LOSS: CodeTraits(410, "DATA_LOSS", False, "The store lost this position"),
+    ErrorCode.TOO_LARGE: CodeTraits(413, "INVALID_ARGUMENT", False, "Over a size limit"),
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: CodeTraits(
+        415, "INVALID_ARGUMENT", False, "The content type is not supported"
+    ),
+    ErrorCode.INVALID_RECEIPT: CodeTraits(
+        400, "INVALID_ARGUMENT", False, "Not a receipt of this queue"
+    ),
+    ErrorCode.LEASE_LOST: CodeTraits(
+        409, "FAILED_PRECONDITION", False, "The lease ended before this call"
+    ),
+    ErrorCode.ALREADY_SETTLED: CodeTraits(
+        409, "FAILED_PRECONDITION", False, "The message was settled before"
+    ),
+    ErrorCode.FENCED: CodeTraits(
+        409, "FAILED_PRECONDITION", False, "Another member holds the partition"
+    ),
+    ErrorCode.UNKNOWN_PRODUCER: CodeTraits(
+        409, "FAILED_PRECONDITION", False, "The producer's state has expired"
+    ),
+    ErrorCode.OUT_OF_ORDER_SEQUENCE: CodeTraits(
+        409, "ABORTED", True, "An earlier batch is missing"
+    ),
+    ErrorCode.NOT_OWNER: CodeTraits(
+        503, "FAILED_PRECONDITION", True, "The partition moved to another node"
+    ),
+    ErrorCode.NOT_LEADER: CodeTraits(503, "FAILED_PRECONDITION", True, "Another master leads"),
+    ErrorCode.STALE_EPOCH: CodeTraits(503, "ABORTED", True, "A newer owner took the partition"),
+    ErrorCode.OVERLOADED: CodeTraits(429, "RESOURCE_EXHAUSTED", True, "A limit is reached"),
+    ErrorCode.STORE_FULL: CodeTraits(503, "RESOURCE_EXHAUSTED", True, "The store is full"),
+    ErrorCode.STORE_UNAVAILABLE: CodeTraits(503, "UNAVAILABLE", True, "The store does not answer"),
+    ErrorCode.STORE_MISCONFIGURED: CodeTraits(
+        503, "FAILED_PRECONDITION", False, "The store's settings are unsafe"
+    ),
+    ErrorCode.UNAVAILABLE: CodeTraits(503, "UNAVAILABLE", True, "No server answers"),
+    ErrorCode.TIMEOUT: CodeTraits(504, "DEADLINE_EXCEEDED", True, "The time limit passed"),
+    ErrorCode.INTERNAL: CodeTraits(500, "INTERNAL", False, "A defect in MOM"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The ASGI application: plain routes by a table of paths, all else by FastAPI.
+"""The ASGI application: plain routes by a table of paths, the relay, all else by FastAPI.
 
 Every request passes here once: it is counted in, its token becomes an identity, errors become
 problems, and it is counted out with its duration. A plain route costs one look into a dict: in its
@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mom_core.errors import ErrorCode, InternalError, InvalidArgumentError, MomError, NotFoundError
+from mom_gateway import relay
 from mom_gateway.calls import Call, Route
 from mom_gateway.http import (
     AsgiMessage,
@@ -48,6 +49,7 @@ class Dispatcher:
 
     def __init__(self, service: Service, routes: Iterable[Route], api: FastAPI) -> None:
         self._service = service
+        self._relay = relay.Relay(service)
         self._api = api
         self._routes: dict[tuple[str, ...], dict[str, Route]] = {}
         for route in routes:
@@ -60,6 +62,11 @@ class Dispatcher:
             await self._api(scope, receive, send)
             return
         started_s = perf_counter()
+        if scope["path"].startswith(relay.PATHS):
+            status = await self._relay(scope, receive, send)
+            path = scope["path"] if scope["path"] in relay.METHODS else _OTHER
+            self._observe(scope["method"], path, status or _CLIENT_GONE, started_s)
+            return
         parts = scope["path"].split("/")
         methods = None
         if len(parts) > 3 and len(parts) & 1 and parts[1] == "v1":
@@ -113,9 +120,11 @@ class Dispatcher:
             if self._service.draining:
                 reply = reply._replace(headers=(*reply.headers, _CLOSE))
             await send_reply(send, reply)
-        if method not in _METHODS:
-            method = _OTHER
-        self._service.metrics.observe(method, path, status, perf_counter() - started_s)
+        self._observe(method, path, status, started_s)
+
+    def _observe(self, method: str, path: str, status: int, started_s: float) -> None:
+        known = method if method in _METHODS else _OTHER
+        self._service.metrics.observe(known, path, status, perf_counter() - started_s)
 
     async def _control(self, scope: Scope, receive: Receive, send: Send, started_s: float) -> None:
         """A request of FastAPI's, with an identity in its scope where it needs one."""
@@ -142,8 +151,7 @@ class Dispatcher:
         finally:
             service.requests -= 1
         path = getattr(scope.get("route"), "path", _OTHER)
-        known = method if method in _METHODS else _OTHER
-        service.metrics.observe(known, path, watched.status, perf_counter() - started_s)
+        self._observe(method, path, watched.status, started_s)
 
 
 class _WatchedSend:

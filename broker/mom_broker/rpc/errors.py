@@ -13,7 +13,7 @@ from typing import Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from mom_core.errors import ErrorCode, MomError, error_of
+from mom_core.errors import ERROR_CODES, ErrorCode, MomError, error_of
 from mom_proto.v1 import types_pb2
 
 METADATA_KEY: Final = "mom-error-bin"
@@ -21,37 +21,6 @@ METADATA_KEY: Final = "mom-error-bin"
 # HTTP/2 peers commonly refuse metadata over 8 KiB in all; an error has to fit beside the rest.
 ERROR_BYTES_MAX: Final = 4_096
 _MESSAGE_CHARACTERS_MAX: Final = 1_024
-
-_STATUS: Final[dict[ErrorCode, grpc.StatusCode]] = {
-    ErrorCode.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorCode.CORRUPT_BATCH: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorCode.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
-    ErrorCode.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
-    ErrorCode.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    ErrorCode.METHOD_NOT_ALLOWED: grpc.StatusCode.UNIMPLEMENTED,
-    ErrorCode.CONFLICT: grpc.StatusCode.ALREADY_EXISTS,
-    ErrorCode.OFFSET_TRIMMED: grpc.StatusCode.OUT_OF_RANGE,
-    ErrorCode.OFFSET_OUT_OF_RANGE: grpc.StatusCode.OUT_OF_RANGE,
-    ErrorCode.DATA_LOSS: grpc.StatusCode.DATA_LOSS,
-    ErrorCode.TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorCode.UNSUPPORTED_MEDIA_TYPE: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorCode.INVALID_RECEIPT: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorCode.LEASE_LOST: grpc.StatusCode.FAILED_PRECONDITION,
-    ErrorCode.ALREADY_SETTLED: grpc.StatusCode.FAILED_PRECONDITION,
-    ErrorCode.FENCED: grpc.StatusCode.FAILED_PRECONDITION,
-    ErrorCode.UNKNOWN_PRODUCER: grpc.StatusCode.FAILED_PRECONDITION,
-    ErrorCode.OUT_OF_ORDER_SEQUENCE: grpc.StatusCode.ABORTED,
-    ErrorCode.NOT_OWNER: grpc.StatusCode.FAILED_PRECONDITION,
-    ErrorCode.NOT_LEADER: grpc.StatusCode.FAILED_PRECONDITION,
-    ErrorCode.STALE_EPOCH: grpc.StatusCode.ABORTED,
-    ErrorCode.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ErrorCode.STORE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ErrorCode.STORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    ErrorCode.STORE_MISCONFIGURED: grpc.StatusCode.FAILED_PRECONDITION,
-    ErrorCode.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    ErrorCode.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
-    ErrorCode.INTERNAL: grpc.StatusCode.INTERNAL,
-}
 
 # What a bare status means when no Error came along: the transport itself failed, or a proxy spoke.
 _CODE_OF_BARE_STATUS: Final[dict[grpc.StatusCode, ErrorCode]] = {
@@ -71,7 +40,7 @@ _CODE_OF_BARE_STATUS: Final[dict[grpc.StatusCode, ErrorCode]] = {
 
 def status_of(code: ErrorCode) -> grpc.StatusCode:
     """The gRPC status that an error code travels under."""
-    return _STATUS[code]
+    return grpc.StatusCode[ERROR_CODES[code].rpc_status]
 
 
 def to_proto(error: MomError) -> types_pb2.Error:

@@ -75,8 +75,8 @@ def test_a_misspelt_command_gets_the_nearest_name(
         (["produce", "t", "--key", "k", "--key-separator", ":"], "--key-separator"),
         (["produce", "t", "v", "--header", "novalue"], "NAME=VALUE"),
         (["receive", "q", "--follow"], "--ack"),
-        (["topic", "list", "--nodes", "http://127.0.0.1:8080"], "gateway"),
-        (["topic", "list", "--nodes", "somewhere"], "HOST:PORT"),
+        (["topic", "list", "--nodes", "http://127.0.0.1:8080?x=1"], "not the URL of a gateway"),
+        (["topic", "list", "--nodes", "somewhere"], "host:port"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
