@@ -98,6 +98,8 @@ class MomCommand(click.Command):
         own: list[tuple[str, str]] = []
         shared: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Argument):
+                continue  # It stands in the line of the usage.
             record = parameter.get_help_record(ctx)
             if record is not None:
                 (shared if parameter in self.shared_parameters else own).append(record)

@@ -25,6 +25,8 @@ COMMANDS = {
     "nack": LazyCommand("settle:nack", "Give received messages back."),
     "extend": LazyCommand("settle:extend", "Lengthen the leases of received messages."),
     "cluster": LazyCommand("cluster:cluster", "Show nodes, partitions and the store."),
+    "status": LazyCommand("status:status", "Show how a cluster on Kubernetes is."),
+    "connect": LazyCommand("connect:connect", "Open a tunnel to a cluster on Kubernetes."),
     "token": LazyCommand("tokens:token", "Create, list and revoke access tokens."),
     "completion": LazyCommand("completion:completion", "Print the completion script of a shell."),
 }
