@@ -5,8 +5,8 @@ so that nothing here waits on a master. When the stream ends it goes on to the n
 A caller that was told ``not_owner``, or got no answer from an owner, waits here for a newer table;
 when none comes within :data:`SUSPECT_MS`, the process behind the stream itself is left for another.
 
-An owner that can't be reached from here is asked through the process behind the stream for a while,
-which passes calls on one hop.
+An owner that can't be reached from here is asked for a while through another node, which passes
+calls on one hop: the one behind the stream, or any where that is a master.
 """
 
 from __future__ import annotations
@@ -300,9 +300,16 @@ class Routing:
         until = self._unreachable_until.get(node.address)
         if until is not None:
             if self._clock.monotonic_ms() < until:
-                return self._connected or node.address
+                return self._hop(node.address)
             del self._unreachable_until[node.address]
         return node.address
+
+    def _hop(self, unreachable: str) -> str:
+        """A node to ask in place of one that can't be reached; that one itself if there is none."""
+        live = [node.address for node in self._nodes.values() if node.state != "lost"]
+        if self._connected in live:
+            return self._connected
+        return next((one for one in live if one not in self._unreachable_until), unreachable)
 
     def mark_unreachable(self, address: str) -> None:
         """Note that no call gets through to an address."""

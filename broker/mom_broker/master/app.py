@@ -14,6 +14,7 @@ from mom_broker.master.deletions import Deletions
 from mom_broker.master.leadership import Leadership
 from mom_broker.master.placer import Placer
 from mom_broker.master.registry import Registry
+from mom_broker.master.routing_service import RoutingService
 from mom_broker.master.service import MasterService
 from mom_broker.master.settings import MasterSettings
 from mom_broker.master.tokens import TokenAdmin
@@ -24,9 +25,9 @@ from mom_broker.rpc.ports import parse_address
 from mom_broker.rpc.server import RpcServer
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core.ports import Clock, Random, Store
-from mom_proto.v1 import master_pb2_grpc
+from mom_proto.v1 import broker_pb2_grpc, master_pb2_grpc
 
-SERVICE: Final = "mom.v1.Master"
+SERVICES: Final = ("mom.v1.Master", "mom.v1.Broker")
 # Calls under way may finish for this long; the streams of nodes end at once, with the term.
 STOP_GRACE_MS: Final = 1_000
 # Tells apart the processes that lead under one id, one after the other.
@@ -55,7 +56,7 @@ class Master:
         self._authenticator = Authenticator(
             store, clock, settings.open_to_all, settings.cluster_token
         )
-        self._server = RpcServer(parse_address(settings.listen), self._authenticator, (SERVICE,))
+        self._server = RpcServer(parse_address(settings.listen), self._authenticator, SERVICES)
         unique = random.bytes(HOLDER_BYTES).hex()
         self._leadership = Leadership(
             store,
@@ -92,6 +93,9 @@ class Master:
             ),
             self._server.grpc,
         )
+        # Its constructor makes the methods that seem to be missing.
+        self._routing = RoutingService(self._view, self._authenticator)  # type: ignore[abstract]
+        broker_pb2_grpc.add_BrokerServicer_to_server(self._routing, self._server.grpc)
         self._leading_task: asyncio.Task[None] | None = None
         self._term_tasks: list[asyncio.Task[None]] = []
         self._add_gauges()
@@ -134,6 +138,7 @@ class Master:
         """Hand over the lead, end the calls under way, and stop."""
         if self._leading_task is not None:
             await _cancelled(self._leading_task)
+        self._routing.stop()
         await self._server.stop(STOP_GRACE_MS)
         await self._authenticator.close()
         await self._view.close()
