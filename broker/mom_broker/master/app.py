@@ -22,6 +22,7 @@ from mom_broker.master.topics import TopicAdmin
 from mom_broker.master.writer import ControlWriter
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.ports import parse_address
+from mom_broker.rpc.process_identity import is_gone, own_process
 from mom_broker.rpc.server import RpcServer
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core.ports import Clock, Random, Store
@@ -63,6 +64,8 @@ class Master:
             self._view,
             clock,
             holder=f"{settings.master_id}/{unique}",
+            process=own_process(),
+            is_gone=is_gone,
             master_id=settings.master_id or f"master-{unique}",
             on_start=self._begin_term,
             on_end=self._end_term,
