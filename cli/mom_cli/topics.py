@@ -23,13 +23,11 @@ from mom_cli.output import (
 )
 from mom_cli.settings import duration, size
 from mom_core.errors import NotFoundError
-from mom_core.topics import TopicConfig, TopicKind, new_topic, show_subscription, show_topic
+from mom_core.topics import TopicConfig, TopicKind, show_subscription, show_topic
 from mom_proto.v1 import broker_pb2, types_pb2
 
 if TYPE_CHECKING:
     from mom_client.engine import Engine
-
-_PLACEHOLDER_ID = "0" * 32  # The master gives the real one.
 
 
 def _settings(kind: TopicKind) -> list[click.Option]:
@@ -54,11 +52,6 @@ def _settings(kind: TopicKind) -> list[click.Option]:
                 type=duration,
                 help="How long a worker has a message to itself, such as 30s.",
             ),
-            click.Option(
-                ["--max-deliveries"],
-                type=int,
-                help="Give up on a message after so many deliveries; 0: never.",
-            ),
         ]
     return options
 
@@ -68,10 +61,10 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _create(kind: TopicKind, context: click.Context, name: str, **settings: Any) -> None:
-    wanted = new_topic(name, kind, _given(settings), topic_id=_PLACEHOLDER_ID, created_at_ms=0)
+    wanted = _given(settings)
 
     async def work(engine: Engine) -> tuple[TopicConfig, bool]:
-        return await engine.create_topic(wanted)
+        return await engine.create_topic(name, kind, wanted)
 
     made, is_new = with_engine(context, work)
     if shared_of(context).as_json:

@@ -457,6 +457,23 @@ async def test_creating_again_is_no_error_and_another_is_a_conflict(cluster: Clu
     assert isinstance(await failure(stub.CreateTopic(topic("orders", kind=kind))), ConflictError)
 
 
+async def test_a_0_that_is_asked_for_is_none_that_is_left_out(cluster: Cluster) -> None:
+    stub = cluster.stub((await cluster.leader()).address)
+    kept = await stub.CreateTopic(topic("kept", retention_ms=0))
+    assert kept.topic.HasField("retention_ms")
+    assert kept.topic.retention_ms == 0
+    assert (await stub.CreateTopic(topic("other"))).topic.retention_ms > 0
+    error = await failure(stub.CreateTopic(topic("other", retention_ms=0)))
+    assert error.field == "retention_ms"
+    assert not (await stub.CreateTopic(topic("kept"))).created
+    for wanted in ({"partitions": 0}, {"lease_ms": 1000}):
+        error = await failure(stub.CreateTopic(topic("none", **wanted)))
+        assert (error.code, error.field) == (ErrorCode.INVALID_ARGUMENT, *wanted)
+    subscription = types_pb2.Subscription(topic="kept", name="s", session_ms=0)
+    request = master_pb2.CreateSubscriptionRequest(subscription=subscription)
+    assert (await failure(stub.CreateSubscription(request))).field == "session_ms"
+
+
 async def test_two_creations_at_once_make_one_topic(cluster: Cluster) -> None:
     stub = cluster.stub((await cluster.leader()).address)
     replies = await asyncio.gather(*(stub.CreateTopic(topic("orders")) for _ in range(8)))

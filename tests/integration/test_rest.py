@@ -176,12 +176,24 @@ async def test_a_lease_ends_by_nack_release_and_time(rest: httpx.AsyncClient) ->
     assert reply["results"][0]["code"] == "lease_lost"
 
 
+async def test_what_is_created_is_what_was_asked_for(rest: httpx.AsyncClient) -> None:
+    path = "/v1/topics/kept-for-ever"
+    made = await ok(rest, "PUT", path, 201, json={"retention_ms": 0, "partitions": 2})
+    assert (made["retention_ms"], made["partitions"]) == (0, 2)
+    assert await ok(rest, "PUT", path, 200, json={"retention_ms": "0"}) == made
+    assert await ok(rest, "PUT", path, 200) == made
+    problem = await ok(rest, "PUT", path, 409, json={"retention_ms": None, "partitions": 2})
+    assert problem["differences"] == {"retention_ms": {"existing": 0, "wanted": 604_800_000}}
+    assert problem["field"] == "retention_ms"
+
+
 async def test_members_share_a_topic(rest: httpx.AsyncClient) -> None:
     base = "/v1/topics/shared/subscriptions/group"
     await ok(rest, "PUT", "/v1/topics/shared", 201, json={"partitions": 2})
     await ok(rest, "PUT", base, 201, json={"mode": "stream"})
     await ok(rest, "PUT", base, 200, json={"mode": "stream"})
-    await ok(rest, "PUT", base, 409, json={"mode": "queue"})
+    problem = await ok(rest, "PUT", base, 409, json={"mode": "queue"})
+    assert problem["differences"] == {"mode": {"existing": "stream", "wanted": "queue"}}
     reply = await ok(rest, "POST", f"{base}/leases:acquire", json={"member_id": "a"})
     assert [one["partition"] for one in reply["leases"]] == [0, 1]
     await ok(rest, "POST", "/v1/topics/shared/records", json={"value": 1, "partition": 0})
