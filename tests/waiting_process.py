@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 _CODE = (
-    "import sys; from mom_broker.rpc.process_identity import own_process; "
+    "import sys; from mom_process.process_identity import own_process; "
     "print(own_process(), flush=True); sys.stdin.read()"
 )
 

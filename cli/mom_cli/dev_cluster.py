@@ -21,15 +21,14 @@ from mom_broker.master.app import Master
 from mom_broker.master.settings import MasterSettings
 from mom_broker.node.app import Node
 from mom_broker.node.settings import NodeSettings
-from mom_broker.rpc.logging import configure_logging
-from mom_broker.rpc.ports import Address
-from mom_broker.rpc.system import SystemClock, SystemRandom
 from mom_broker.storage.sqlite import SqliteStore
 from mom_cli.failures import ExitCode
 from mom_core.errors import ErrorCode, StoreError, UnavailableError
 from mom_gateway.app import Gateway
-from mom_gateway.listening import Address as GatewayAddress
 from mom_gateway.settings import GatewaySettings
+from mom_process.addresses import Address
+from mom_process.log_lines import configure_logging
+from mom_process.system import SystemClock, SystemRandom
 
 # From the start of the last part until all partitions are served.
 READY_TIMEOUT_MS: Final = 15_000
@@ -125,7 +124,7 @@ class DevCluster:
 
     def _gateway_settings(self, token: str | None) -> GatewaySettings:
         return GatewaySettings(
-            listen=GatewayAddress(self.settings.host, self.settings.port),
+            listen=Address(self.settings.host, self.settings.port),
             nodes=tuple(node.address for node in self._nodes),
             cluster_token=token,
             auth_disabled=self.settings.is_open,

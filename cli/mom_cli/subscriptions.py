@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mom_cli.command import LazyGroup, examples, shared_of
-from mom_cli.connection import with_engine
+from mom_cli.connection import with_deletion, with_engine
 from mom_cli.output import print_facts, print_json, print_table, shown_name, shown_setting
 from mom_cli.settings import POSITION_HELP, duration, position
 from mom_cli.topics import subscription_document
-from mom_core.errors import NotFoundError
 from mom_core.topics import SubscriptionConfig, show_subscription
 from mom_proto.v1 import broker_pb2
 
@@ -188,16 +187,9 @@ def seek(
 def delete(context: click.Context, topic: str, name: str, if_exists: bool) -> None:
     """Delete a subscription."""
 
-    async def work(engine: Engine) -> bool:
-        try:
-            await engine.delete_subscription(topic, name)
-        except NotFoundError:
-            if not if_exists:
-                raise
-            return False
-        return True
-
-    deleted = with_engine(context, work)
+    deleted = with_deletion(
+        context, lambda engine: engine.delete_subscription(topic, name), if_exists
+    )
     if shared_of(context).as_json:
         print_json({"topic": topic, "name": name, "deleted": deleted})
     else:

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from mom_cli.command import LazyGroup, examples, shared_of
-from mom_cli.connection import with_engine
+from mom_cli.connection import with_deletion, with_engine
 from mom_cli.output import (
     print_facts,
     print_json,
@@ -80,14 +80,9 @@ def _partitions(config: TopicConfig) -> str:
 
 def _list(kind: TopicKind, context: click.Context) -> None:
     async def work(engine: Engine) -> list[TopicConfig]:
-        found: list[TopicConfig] = []
-        page_token = ""
-        while True:
-            page = await engine.list_topics(kind, 1_000, page_token)
-            found += page.topics
-            page_token = page.next_page_token
-            if not page_token:
-                return found
+        from mom_client.operations import list_all
+
+        return await list_all(engine, kind)
 
     found = with_engine(context, work)
     shown = [show_topic(config) for config in found]
@@ -212,16 +207,7 @@ def _alter(kind: TopicKind, context: click.Context, name: str, **settings: Any) 
 
 
 def _delete(kind: TopicKind, context: click.Context, name: str, if_exists: bool) -> None:
-    async def work(engine: Engine) -> bool:
-        try:
-            await engine.delete_topic(name, kind)
-        except NotFoundError:
-            if not if_exists:
-                raise
-            return False
-        return True
-
-    deleted = with_engine(context, work)
+    deleted = with_deletion(context, lambda engine: engine.delete_topic(name, kind), if_exists)
     if shared_of(context).as_json:
         print_json({"name": name, "deleted": deleted})
     else:

@@ -20,12 +20,12 @@ from mom_client.queues import Queues
 from mom_client.reader import Reader
 from mom_client.results import Fetched, Identity, Published, TopicPage
 from mom_client.routing import Routing, RoutingSnapshot, TopicRoute
-from mom_client.system import SystemClock, SystemRandom
 from mom_client.wire import Connections
 from mom_core.errors import MomError
 from mom_core.message import Message
 from mom_core.ports import Clock, Random
 from mom_core.topics import Start, SubscriptionConfig, TopicConfig, TopicKind
+from mom_process.system import SystemClock, SystemRandom
 from mom_proto.v1 import broker_pb2, master_pb2
 
 

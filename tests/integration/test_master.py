@@ -23,7 +23,6 @@ from mom_broker.master.app import Master
 from mom_broker.master.deletions import DELETIONS_PREFIX
 from mom_broker.master.settings import MasterSettings
 from mom_broker.rpc.errors import from_rpc_error
-from mom_broker.rpc.system import SystemClock, SystemRandom
 from mom_broker.storage.catalog_view import CatalogView
 from mom_broker.storage.memory import MemoryStore
 from mom_broker.storage.open import store_from_url
@@ -41,6 +40,7 @@ from mom_core.errors import (
 from mom_core.limits import HEARTBEAT_INTERVAL_MS, LEADER_LEASE_MS
 from mom_core.names import PartitionId
 from mom_core.ports import KeyWrite, Store
+from mom_process.system import SystemClock, SystemRandom
 from mom_proto.v1 import broker_pb2, master_pb2, master_pb2_grpc, types_pb2
 from redis_server import RedisServer
 

@@ -12,11 +12,11 @@ import pytest
 
 from mom_broker.master.app import Master
 from mom_broker.master.settings import MasterSettings
-from mom_broker.rpc.process_identity import own_process
-from mom_broker.rpc.system import SystemClock, SystemRandom
 from mom_broker.storage.memory import MemoryStore
 from mom_core.catalog import LEADER_LEASE
 from mom_core.limits import LEADER_RENEW_MS
+from mom_process.process_identity import own_process
+from mom_process.system import SystemClock, SystemRandom
 from waiting_process import WaitingProcess
 
 LEASE_MS = 3_600_000

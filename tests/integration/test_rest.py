@@ -22,11 +22,11 @@ import pytest
 from broker_process import BrokerProcess
 
 from mom_gateway.app import Gateway, entries
-from mom_gateway.listening import Address
 from mom_gateway.openapi import kinds_of
 from mom_gateway.operations import Operation
 from mom_gateway.routes.messages import EXAMPLE_RECEIPT
 from mom_gateway.settings import GatewaySettings
+from mom_process.addresses import Address
 
 TIMEOUT_SECONDS = 60
 TEXT = {"content-type": "text/plain"}

@@ -16,9 +16,9 @@ from mom_broker.master.settings import MasterSettings
 from mom_broker.node.app import Node
 from mom_broker.node.settings import NodeSettings
 from mom_broker.rpc.errors import from_rpc_error
-from mom_broker.rpc.system import SystemClock, SystemRandom
 from mom_broker.storage.memory import MemoryStore
 from mom_core.errors import ErrorCode, MomError
+from mom_process.system import SystemClock, SystemRandom
 from mom_proto.v1 import broker_pb2, broker_pb2_grpc, master_pb2, master_pb2_grpc, types_pb2
 
 WAIT_S_MAX = 15.0

@@ -21,11 +21,11 @@ from mom_broker.master.tokens import TokenAdmin
 from mom_broker.master.topics import TopicAdmin
 from mom_broker.master.writer import ControlWriter
 from mom_broker.rpc.auth import Authenticator
-from mom_broker.rpc.ports import parse_address
-from mom_broker.rpc.process_identity import is_gone, own_process
 from mom_broker.rpc.server import RpcServer
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core.ports import Clock, Random, Store
+from mom_process.addresses import parse_address
+from mom_process.process_identity import is_gone, own_process
 from mom_proto.v1 import broker_pb2_grpc, master_pb2_grpc
 
 SERVICES: Final = ("mom.v1.Master", "mom.v1.Broker")

@@ -11,7 +11,7 @@ once the next leader has signed.
 
 The others ask for the lease when it runs out, and at once when the record vanishes: a leader that
 stops in good order releases the lease and deletes its record. A holder also says which process it
-is (:mod:`mom_broker.rpc.process_identity`), and whoever can prove that this process has ended
+is (:mod:`mom_process.process_identity`), and whoever can prove that this process has ended
 releases the lease in its name, so a single master that was killed leads again at once. What the
 dead one had sent to the store is refused by the fence like any late write.
 """

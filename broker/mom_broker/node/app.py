@@ -22,10 +22,10 @@ from mom_broker.node.signal import WaitingRoom
 from mom_broker.node.subscription_service import SubscriptionService
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.peers import GrpcTransport
-from mom_broker.rpc.ports import parse_address
 from mom_broker.rpc.server import RpcServer
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core.ports import Clock, Random, Store
+from mom_process.addresses import parse_address
 from mom_proto.v1 import broker_pb2_grpc
 
 _log = logging.getLogger(__name__)

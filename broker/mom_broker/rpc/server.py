@@ -23,9 +23,9 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.errors import status_of, trailing_metadata
-from mom_broker.rpc.ports import Address, check_free, taken
 from mom_core.errors import InternalError, MomError
 from mom_core.limits import GRPC_MESSAGE_BYTES_MAX
+from mom_process.addresses import Address, check_free, taken
 
 # Calls under way at once: limits.NODE_WAITERS_MAX long polls, and as many others. Beyond it gRPC
 # itself answers RESOURCE_EXHAUSTED.

@@ -18,7 +18,6 @@ from mom_client.results import (
     TopicPage,
 )
 from mom_client.routing import OwnerRoute, RoutingSnapshot, TopicRoute
-from mom_client.system import SystemClock
 from mom_core.batch import BatchBuilder, cut, parse_header
 from mom_core.errors import (
     ErrorCode,
@@ -42,6 +41,7 @@ from mom_core.topics import (
 from mom_gateway.app import Dispatcher, make_app
 from mom_gateway.service import Service
 from mom_gateway.settings import GatewaySettings
+from mom_process.system import SystemClock
 from mom_proto.v1 import broker_pb2, types_pb2
 
 TOKEN = "mom_" + "0" * 16 + "_" + "1" * 64

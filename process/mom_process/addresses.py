@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 from mom_core.errors import InvalidArgumentError
 
 _LISTENING: Final = "0A"  # The state column of /proc/net/tcp.
+# Connections that wait to be accepted; the kernel has a limit of its own (net.core.somaxconn).
+_BACKLOG: Final = 2_048
 
 
 class Address(NamedTuple):
@@ -97,6 +99,21 @@ def bind(address: Address, field: str = "listen") -> socket.socket:
         bound.close()
         raise _refusal(address, error, field) from None
     return bound
+
+
+def open_socket(address: Address, field: str = "listen") -> socket.socket:
+    """A TCP socket that listens, for a server that takes one. Raises as :func:`bind`.
+
+    Listening here, too, finds a port that another process bound in the same way and listens on.
+    """
+    opened = bind(address, field)
+    try:
+        opened.listen(_BACKLOG)
+    except OSError as error:
+        opened.close()
+        raise _refusal(address, error, field) from None
+    opened.setblocking(False)
+    return opened
 
 
 def _resolve(address: Address, field: str) -> tuple[int, int, int, str, tuple[object, ...]]:

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from mom_broker.rpc.process_identity import is_gone, own_process
+from mom_process.process_identity import is_gone, own_process
 from waiting_process import WaitingProcess
 
 pytestmark = pytest.mark.skipif(not own_process(), reason="this system does not tell")
