@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge
@@ -19,6 +18,7 @@ from mom_broker.master.service import MasterService
 from mom_broker.master.settings import MasterSettings
 from mom_broker.master.tokens import TokenAdmin
 from mom_broker.master.topics import TopicAdmin
+from mom_broker.master.waiting import ended
 from mom_broker.master.writer import ControlWriter
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.server import RpcServer
@@ -140,7 +140,7 @@ class Master:
     async def stop(self) -> None:
         """Hand over the lead, end the calls under way, and stop."""
         if self._leading_task is not None:
-            await _cancelled(self._leading_task)
+            await ended([self._leading_task])
         self._routing.stop()
         await self._server.stop(STOP_GRACE_MS)
         await self._authenticator.close()
@@ -157,19 +157,13 @@ class Master:
 
     async def _end_term(self) -> None:
         tasks, self._term_tasks = self._term_tasks, []
-        for task in tasks:
-            await _cancelled(task)
-        self._nodes.end_term(self._leadership.not_leader())
+        try:
+            await ended(tasks)
+        finally:
+            self._nodes.end_term(self._leadership.not_leader())
 
     def _on_part_ended(self, task: asyncio.Task[None]) -> None:
         """A part never ends by itself, unless by a defect: then another master may do better."""
         if not task.cancelled():
             _log.error("%s ended by a defect", task.get_name(), exc_info=task.exception())
             self._leadership.depose()
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait for its end, whatever it ended with."""
-    task.cancel()
-    with suppress(asyncio.CancelledError, Exception):
-        await task
