@@ -22,11 +22,12 @@ from mom_broker.master.settings import MasterSettings
 from mom_broker.node.app import Node
 from mom_broker.node.settings import NodeSettings
 from mom_broker.storage.sqlite import SqliteStore
+from mom_cli.dev import MASTER_PORT, NODE_PORT
 from mom_cli.failures import ExitCode
-from mom_core.errors import ErrorCode, StoreError, UnavailableError
+from mom_core.errors import ErrorCode, InvalidArgumentError, StoreError, UnavailableError
 from mom_gateway.app import Gateway
 from mom_gateway.settings import GatewaySettings
-from mom_process.addresses import Address
+from mom_process.addresses import Address, check_free, is_free, own_host
 from mom_process.log_lines import configure_logging
 from mom_process.system import SystemClock, SystemRandom
 
@@ -41,9 +42,14 @@ class DevSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     data: Path
     host: str = "127.0.0.1"
+    advertise: str = ""
+    """The host that clients reach it by; empty: ``host``, or what stands for every interface."""
     port: int = 8080
-    master_port: int = 7070
-    node_port: int = 7071
+    """Of the gateway. Here and below 0 chooses a free one."""
+    master_port: int | None = None
+    """None: the usual one, or a free one where that is taken."""
+    node_port: int | None = None
+    """Of the first node; the others follow. None: the usual ones, or free ones."""
     nodes_count: int = 3
     allow_open: bool = False
     log_format: str = "human"
@@ -53,6 +59,32 @@ class DevSettings(msgspec.Struct, frozen=True, kw_only=True):
     def is_open(self) -> bool:
         """Whether callers need no token."""
         return self.allow_open or Address(self.host, 0).is_loopback
+
+    def reached_host(self) -> str:
+        """The host to tell clients. Raises InvalidArgumentError where none can be found."""
+        if self.advertise or not Address(self.host, 0).is_wildcard:
+            return self.advertise or self.host
+        found = own_host()
+        if not found:
+            raise InvalidArgumentError(
+                f"{self.host} listens on every interface, which is no address that others could "
+                "reach, and this machine's own could not be found: say --advertise HOST",
+                field="advertise",
+            )
+        return found
+
+    def chosen_master_port(self) -> int:
+        """The port that was asked for; else the usual one if it is free; else any (0)."""
+        if self.master_port is not None:
+            return self.master_port
+        return MASTER_PORT if is_free(Address(self.host, MASTER_PORT)) else 0
+
+    def chosen_node_port(self) -> int:
+        """The first node's port, as :meth:`chosen_master_port`: all of them are free, or 0."""
+        if self.node_port is not None:
+            return self.node_port
+        usual = range(NODE_PORT, NODE_PORT + self.nodes_count)
+        return NODE_PORT if all(is_free(Address(self.host, port)) for port in usual) else 0
 
 
 class DevCluster:
@@ -66,6 +98,7 @@ class DevCluster:
         self._master: Master | None = None
         self._nodes: list[Node] = []
         self._gateway: Gateway | None = None
+        self._host = settings.host
 
     async def start(self) -> None:
         """Start everything, or nothing. Raises MomError that says what is in the way."""
@@ -80,14 +113,20 @@ class DevCluster:
         await self._stack.aclose()
 
     async def _start(self) -> None:
-        store = SqliteStore(self.settings.data, self._clock)
+        settings = self.settings
+        self._host = settings.reached_host()
+        store = SqliteStore(settings.data, self._clock)
         await self._begin(store.open, store.close)
-        token = None if self.settings.is_open else cluster_token(self.settings.data)
+        # Before others take part of what it needs: it is the port that users know.
+        check_free(Address(settings.host, settings.port), "port")
+        token = None if settings.is_open else cluster_token(settings.data)
         self._master = Master(self._master_settings(token), store, self._clock, self._random)
         await self._begin(self._master.start, self._master.stop)
-        for index in range(self.settings.nodes_count):
-            settings = self._node_settings(index, self._master.address, token)
-            node = Node(settings, store, self._clock, self._random)
+        first_port = settings.chosen_node_port()
+        for index in range(settings.nodes_count):
+            port = first_port + index if first_port else 0
+            node_settings = self._node_settings(index, port, self._master.local_address, token)
+            node = Node(node_settings, store, self._clock, self._random)
             self._nodes.append(node)
             # No draining: there is nobody to hand over to when all stop.
             await self._begin(node.start, partial(node.stop, drain=False))
@@ -101,22 +140,28 @@ class DevCluster:
         await start()
         self._stack.push_async_callback(stop)
 
+    @property
+    def _advertised(self) -> str:
+        """Of masters and nodes: with port 0, for the one that is bound."""
+        return str(Address(self._host, 0))
+
     def _listen(self, port: int) -> str:
         return str(Address(self.settings.host, port))
 
     def _master_settings(self, token: str | None) -> MasterSettings:
         return MasterSettings(
             master_id="dev",
-            listen=self._listen(self.settings.master_port),
+            listen=self._listen(self.settings.chosen_master_port()),
+            advertise=self._advertised,
             cluster_token=token,
             open_to_all=self.settings.is_open,
         )
 
-    def _node_settings(self, index: int, master: str, token: str | None) -> NodeSettings:
-        first = self.settings.node_port
+    def _node_settings(self, index: int, port: int, master: str, token: str | None) -> NodeSettings:
         return NodeSettings(
             node_id=f"dev-{index}",
-            listen=self._listen(first + index if first else 0),
+            listen=self._listen(port),
+            advertise=self._advertised,
             masters=(master,),
             cluster_token=token,
             open_to_all=self.settings.is_open,
@@ -125,7 +170,7 @@ class DevCluster:
     def _gateway_settings(self, token: str | None) -> GatewaySettings:
         return GatewaySettings(
             listen=Address(self.settings.host, self.settings.port),
-            nodes=tuple(node.address for node in self._nodes),
+            nodes=tuple(node.local_address for node in self._nodes),
             cluster_token=token,
             auth_disabled=self.settings.is_open,
             allow_unauthenticated_network_access=self.settings.allow_open,
@@ -159,7 +204,7 @@ class DevCluster:
         assert self._gateway is not None, "describe follows start"
         return {
             "version": version("mom-mq"),
-            "rest_url": self._gateway.url,
+            "rest_url": f"http://{Address(self._host, self._gateway.port)}",
             "nodes": [node.address for node in self._nodes],
             "master": self._master.address,
             "data": str(self.settings.data),
@@ -232,6 +277,13 @@ def _announce(cluster: DevCluster, as_json: bool) -> None:
         click.echo(_banner(cluster, found))
 
 
+def _where_to_look(nodes: list[str]) -> list[str]:
+    """How commands find nodes that are not where they look by themselves."""
+    if str(Address("127.0.0.1", NODE_PORT)) in nodes:
+        return []
+    return [f"Here `mom` needs to be told:  export MOM_URL={nodes[0]}", ""]
+
+
 def _banner(cluster: DevCluster, found: dict[str, Any]) -> str:
     settings = cluster.settings
     data = settings.data if settings.data.is_absolute() else f"./{settings.data}"
@@ -250,6 +302,7 @@ def _banner(cluster: DevCluster, found: dict[str, Any]) -> str:
             f"  master    {found['master']}",
             f"  data      {data}",
             "",
+            *_where_to_look(found["nodes"]),
             access,
             "A topic or queue that does not exist is created at its first use. Ctrl-C stops.",
         ]

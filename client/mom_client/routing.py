@@ -164,6 +164,7 @@ class Routing:
         self.created: set[str] = set()
         """Topics that ``create_missing`` made; bounded by what is published to."""
         self._connected = ""
+        self._at_master = False
         self._failures: dict[str, str] = {}
         self._fatal: MomError | None = None
         self._unreachable_until: dict[str, int] = {}
@@ -306,9 +307,9 @@ class Routing:
 
     def _hop(self, unreachable: str) -> str:
         """A node to ask in place of one that can't be reached; that one itself if there is none."""
-        live = [node.address for node in self._nodes.values() if node.state != "lost"]
-        if self._connected in live:
+        if self._connected and not self._at_master:
             return self._connected
+        live = [node.address for node in self._nodes.values() if node.state != "lost"]
         return next((one for one in live if one not in self._unreachable_until), unreachable)
 
     def mark_unreachable(self, address: str) -> None:
@@ -424,6 +425,7 @@ class Routing:
                 self._notify()
 
     def _apply(self, update: broker_pb2.RoutingUpdate) -> None:
+        self._at_master = update.from_master
         if update.full:
             self._topics.clear()
         if update.full or update.nodes_changed:

@@ -88,6 +88,12 @@ class Gateway:
         assert self._bound is not None, "the gateway was not started"
         return f"http://{self._bound}"
 
+    @property
+    def port(self) -> int:
+        """The port that is bound, once started."""
+        assert self._bound is not None, "the gateway was not started"
+        return self._bound.port
+
     async def start(self) -> None:
         """Begin to serve. Does not wait for nodes: until one answers, /readyz is 503.
 

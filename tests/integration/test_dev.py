@@ -14,10 +14,13 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from dev_process import MOM, TIMEOUT_SECONDS, DevProcess, environment
+
+from mom_process.addresses import own_host
 
 LINES_MAX = 20_000
 
@@ -282,6 +285,44 @@ def test_a_taken_port_is_named_with_its_process(tmp_path: Path, flag: str) -> No
         said = refused_start("--data", str(tmp_path), "--port", "0", *FREE, flag, str(port))
     assert f"port {port}" in said
     assert f"pid {os.getpid()}" in said
+
+
+def test_one_port_is_enough_for_a_second_one(tmp_path: Path) -> None:
+    usual = range(7070, 7074)
+    with ExitStack() as stack:
+        for port in usual:
+            with suppress(OSError):  # Then another process has it, which is just as well.
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        dev = stack.enter_context(DevProcess(tmp_path / "data", ports=("--port", "0")))
+        ports = [int(address.rpartition(":")[2]) for address in dev.facts["nodes"]]
+        ports.append(int(dev.facts["master"].rpartition(":")[2]))
+        assert not set(ports) & set(usual)
+        dev.mom("produce", "notes", "hello")
+        assert dev.mom("consume", "notes", "--until-end").stdout == b"hello\n"
+        said = refused_start("--data", str(tmp_path / "more"), "--port", "0", "--node-port", "7071")
+        assert "port 7071" in said
+
+
+@pytest.mark.parametrize("advertised", ["", "localhost"])
+def test_on_every_interface_it_tells_an_address_that_can_be_reached(
+    tmp_path: Path, advertised: str
+) -> None:
+    host = advertised or own_host()
+    if not host:
+        pytest.skip("this machine has no address of its own")
+    flags = ["--host", "0.0.0.0", *(["--advertise", advertised] if advertised else [])]
+    with DevProcess(tmp_path / "data", *flags) as dev:
+        told = [*dev.facts["nodes"], dev.facts["master"]]
+        assert {address.rpartition(":")[0] for address in told} == {host}
+        assert dev.facts["rest_url"].startswith(f"http://{host}:")
+        dev.json("topic", "list", code=1)
+        dev.more["MOM_TOKEN"] = (tmp_path / "data" / "cluster-token").read_text().strip()
+        # Through what the routing table says, to all of the nodes.
+        dev.mom("topic", "create", "notes", "--partitions", "6")
+        dev.json("produce", "notes", stdin=b"".join(b"%d\n" % one for one in range(600)))
+        assert len(dev.mom("consume", "notes", "--until-end").stdout.splitlines()) == 600
+        status = dev.json("cluster", "status")
+        assert {node["address"] for node in status["nodes"]} == set(dev.facts["nodes"])
 
 
 def test_a_data_directory_that_is_held_is_named_with_its_process(

@@ -132,6 +132,9 @@ async def test_leaders_standbys_and_nodes_tell_the_same(cluster: Cluster) -> Non
         await table(await cluster.broker(address))
         for address in (leader.address, standby.address, node.address)
     ]
+    assert [update.from_master for update in updates] == [True, True, False]
+    for update in updates:
+        update.from_master = False
     assert updates[0] == updates[1] == updates[2]
     assert updates[0].master_address == leader.address
     assert [one.topic.name for one in updates[0].topics] == ["orders"]

@@ -126,13 +126,17 @@ class Master:
             return False, "starting"
         return True, "leads" if self.leading else "stands by"
 
+    @property
+    def local_address(self) -> str:
+        """Where processes of this machine reach it, after :meth:`start`."""
+        return str(self._server.address.local)
+
     async def start(self) -> None:
         """Listen, and lead when possible. Raises InvalidArgumentError when the port is taken."""
         await self._view.start()
         await self._authenticator.start()
         await self._server.start()
-        if not self.settings.advertise:
-            self.address = str(self._server.address)
+        self.address = self._server.reached_at(self.settings.advertise)
         self._leadership.address = self.address
         self._leading_task = asyncio.create_task(self._leadership.run(), name="leadership")
         _log.info("master serves at %s", self.address)

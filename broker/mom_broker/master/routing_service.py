@@ -40,7 +40,7 @@ class RoutingService(broker_pb2_grpc.BrokerServicer):
     def __init__(self, view: CatalogView, authenticator: Authenticator) -> None:
         self._view = view
         self._authenticator = authenticator
-        self._watch = RoutingWatch(view)
+        self._watch = RoutingWatch(view, from_master=True)
         for method in _METHODS:
             if method not in vars(RoutingService):
                 setattr(self, method, self._refuser(method))

@@ -111,14 +111,17 @@ class Node:
             return False, "not registered with a master yet"
         return True, f"serving {len(self.ownership.owned)} partitions"
 
+    @property
+    def local_address(self) -> str:
+        """Where processes of this machine reach it, after :meth:`start`."""
+        return str(self._server.address.local)
+
     async def start(self) -> None:
         """Serve, and register with the master."""
         await self._view.start()
         await self._authenticator.start()
-        port = await self._server.start()
-        if not self.settings.advertise:
-            host = self.settings.listen.rpartition(":")[0]
-            self.address = f"{host}:{port}"
+        await self._server.start()
+        self.address = self._server.reached_at(self.settings.advertise)
         self.ownership.start()
         self._registration = Registration(
             self.settings,

@@ -18,8 +18,9 @@ ROUTING_BEAT_MS: Final = 10_000
 class RoutingWatch:
     """Tells callers the table of one process's view, as far as each may see it."""
 
-    def __init__(self, view: CatalogView) -> None:
+    def __init__(self, view: CatalogView, *, from_master: bool = False) -> None:
         self._view = view
+        self._from_master = from_master
         self._watchers: set[asyncio.Event] = set()
         self._stopping = False
 
@@ -55,6 +56,7 @@ class RoutingWatch:
                 everything = False
                 pending.clear()
                 wake.clear()
+                update.from_master = self._from_master
                 yield _visible(update, identity)
                 try:
                     await asyncio.wait_for(wake.wait(), ROUTING_BEAT_MS / 1000)
