@@ -24,7 +24,9 @@ from mom_broker.node.settings import NodeSettings
 from mom_broker.storage.sqlite import SqliteStore
 from mom_cli.dev import MASTER_PORT, NODE_PORT
 from mom_cli.failures import ExitCode
+from mom_core import catalog
 from mom_core.errors import ErrorCode, InvalidArgumentError, StoreError, UnavailableError
+from mom_core.ports import KeyWrite, Store
 from mom_gateway.app import Gateway
 from mom_gateway.settings import GatewaySettings
 from mom_process.addresses import Address, check_free, is_free, own_host
@@ -117,6 +119,7 @@ class DevCluster:
         self._host = settings.reached_host()
         store = SqliteStore(settings.data, self._clock)
         await self._begin(store.open, store.close)
+        await self._forget_nodes(store)
         # Before others take part of what it needs: it is the port that users know.
         check_free(Address(settings.host, settings.port), "port")
         token = None if settings.is_open else cluster_token(settings.data)
@@ -133,6 +136,15 @@ class DevCluster:
         self._gateway = Gateway(self._gateway_settings(token))
         await self._begin(self._gateway.start, self._gateway.stop)
         await self._until_ready()
+
+    async def _forget_nodes(self, store: Store) -> None:
+        """Drop the nodes of an earlier start that had more: nobody else can have this store.
+
+        So their partitions are placed at once, and not when their silence shows that they are lost.
+        """
+        here = {catalog.node_key(_node_id(index)) for index in range(self.settings.nodes_count)}
+        known = await store.list(catalog.NODES_PREFIX)
+        await store.write([KeyWrite(one.key, None) for one in known if one.key not in here])
 
     async def _begin(
         self, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]
@@ -159,7 +171,7 @@ class DevCluster:
 
     def _node_settings(self, index: int, port: int, master: str, token: str | None) -> NodeSettings:
         return NodeSettings(
-            node_id=f"dev-{index}",
+            node_id=_node_id(index),
             listen=self._listen(port),
             advertise=self._advertised,
             masters=(master,),
@@ -196,7 +208,8 @@ class DevCluster:
             is_ready, reason = node.ready()
             if not is_ready:
                 return f"node {node.settings.node_id}: {reason}"
-        return None
+        count = self._master.partitions_without_node()
+        return f"{count} partitions have no node yet" if count else None
 
     def describe(self) -> dict[str, Any]:
         """Where everything is."""
@@ -211,6 +224,10 @@ class DevCluster:
             "authentication": not self.settings.is_open,
             "pid": os.getpid(),
         }
+
+
+def _node_id(index: int) -> str:
+    return f"dev-{index}"
 
 
 def cluster_token(data: Path) -> str:

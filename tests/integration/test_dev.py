@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -157,6 +158,41 @@ def test_acknowledged_messages_survive_a_crash(tmp_path: Path) -> None:
         dev.kill()
         dev.start()
         assert dev.mom("consume", "notes", "--until-end").stdout == b"a\nb\nc\n"
+
+
+def owner_of_each(dev: DevProcess, topic: str) -> list[str]:
+    return [one["node_id"] for one in dev.json("topic", "describe", topic)["partition_list"]]
+
+
+def test_more_or_fewer_nodes_have_the_same_data(tmp_path: Path, log_file: Path) -> None:
+    expected = lines_of(log_file)
+    receipt = ""
+    for turn, count in enumerate((1, 3, 2, 1)):
+        with DevProcess(tmp_path / "data", "--nodes", str(count)) as dev:
+            if turn == 0:
+                dev.mom("topic", "create", "logs", "--partitions", "6")
+                dev.mom("produce", "logs", "--file", log_file)
+                dev.mom("consume", "logs", "--subscription", "group", "--max", "100")
+                dev.mom("queue", "create", "jobs", "--partitions", "4", "--lease", "10m")
+                dev.mom("produce", "jobs", "leased")
+                receipt = json.loads(dev.mom("receive", "jobs", "-o", "json").stdout)["receipt"]
+            else:
+                assert dev.mom("receive", "jobs", "--wait", "0").stdout == b""
+                dev.mom("extend", "jobs", receipt, "--lease", "10m")
+            nodes = {f"dev-{index}" for index in range(count)}
+            assert {one["node_id"] for one in dev.json("cluster", "status")["nodes"]} == nodes
+            # Nobody is waited for who is not there, and those who come get their share.
+            assert set(owner_of_each(dev, "logs")) <= nodes
+            deadline = time.monotonic() + TIMEOUT_SECONDS
+            while set(Counter(owner_of_each(dev, "logs")).values()) != {6 // count}:
+                assert time.monotonic() < deadline, owner_of_each(dev, "logs")
+            read = dev.mom("consume", "logs", "--until-end").stdout
+            assert Counter(read.splitlines()) == expected
+            assert dev.stop() == 0
+    with DevProcess(tmp_path / "data", "--nodes", "2") as dev:
+        dev.mom("ack", "jobs", receipt)
+        rest = dev.mom("consume", "logs", "--subscription", "group", "--until-end").stdout
+        assert len(rest.splitlines()) == expected.total() - 100
 
 
 def test_what_does_not_exist_is_created_and_that_is_said(dev: DevProcess) -> None:

@@ -23,6 +23,7 @@ from mom_broker.master.writer import ControlWriter
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.server import RpcServer
 from mom_broker.storage.catalog_view import CatalogView
+from mom_core.catalog import NodeState
 from mom_core.ports import Clock, Random, Store
 from mom_process.addresses import parse_address
 from mom_process.process_identity import is_gone, own_process
@@ -107,6 +108,10 @@ class Master:
         gauges = {
             "leading": ("1 while this master leads.", lambda: float(self.leading)),
             "topics": ("Topics and queues.", lambda: len(self._view.topics)),
+            "partitions_without_node": (
+                "Partitions whose owner is not there.",
+                self.partitions_without_node,
+            ),
         }
         for name, (text, read) in gauges.items():
             Gauge(f"mom_master_{name}", text, registry=self.registry).set_function(read)
@@ -115,6 +120,17 @@ class Master:
     def leading(self) -> bool:
         """Whether this master leads."""
         return self._leadership.leading
+
+    def partitions_without_node(self) -> int:
+        """How many partitions have an owner that is not there, or none, and so are not served."""
+        there = {
+            node.node_id for node in self._view.nodes.values() if node.state is not NodeState.LOST
+        }
+        return sum(
+            owner.node_id not in there
+            for found in self._view.assignments.values()
+            for owner in found.assignment.owners
+        )
 
     async def until_leading(self) -> None:
         """Wait until this master leads."""
