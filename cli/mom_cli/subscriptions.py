@@ -21,13 +21,19 @@ _TOPIC = click.argument("topic", metavar="TOPIC")
 _NAME = click.argument("name", metavar="NAME")
 
 
-@click.group(cls=LazyGroup)
+@click.group(
+    cls=LazyGroup,
+    help="Subscriptions: durable, named readers of a topic.\n\n"
+    "Mode stream keeps an offset for each partition, which the members share; mode queue leases "
+    "each message to one worker.\n\n"
+    + examples(
+        "mom subscription create orders billing",
+        "mom consume orders --subscription billing",
+        "mom subscription describe orders billing",
+    ),
+)
 def subscription() -> None:
-    """Subscriptions: durable, named readers of a topic.
-
-    Mode stream keeps an offset for each partition, which the members share; mode queue leases each
-    message to one worker.
-    """
+    """The group of commands."""
 
 
 @subscription.command(

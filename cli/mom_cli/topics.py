@@ -242,8 +242,10 @@ def _help(kind: TopicKind, verb: str) -> str:
 
 def _group(kind: TopicKind) -> click.Group:
     said = {
-        TopicKind.TOPIC: "Topics: messages in partitions, kept for a time, that can be replayed.",
-        TopicKind.QUEUE: "Queues: each message leased to one worker until it is acknowledged.",
+        TopicKind.TOPIC: "Topics: messages in partitions, kept for a time, to be replayed.\n\n"
+        + examples("mom topic create orders --partitions 3", "mom topic describe orders"),
+        TopicKind.QUEUE: "Queues: each message leased to one worker until it is acknowledged.\n\n"
+        + examples("mom queue create jobs --lease 30s", "mom queue describe jobs"),
     }
     group = LazyGroup(kind.value, help=said[kind])
     name = click.Argument(["name"], metavar="NAME")

@@ -13,7 +13,15 @@ from mom_core.errors import MomError
 from mom_gateway.app import Gateway
 from mom_gateway.settings import DEFAULT_LISTEN, DEFAULT_NODE, GatewaySettings
 from mom_process.addresses import parse_address
-from mom_process.flags import access_flags, access_of, flag, log_flags, open_notice, options
+from mom_process.flags import (
+    access_flags,
+    access_of,
+    flag,
+    log_flags,
+    open_notice,
+    options,
+    version_flag,
+)
 from mom_process.log_lines import configure_logging
 from mom_process.stopping import stop_event
 
@@ -48,6 +56,7 @@ _log = logging.getLogger(__name__)
     help="After SIGTERM, serve so long on with Connection: close.",
 )
 @options(*log_flags())
+@version_flag("mom-gateway")
 def main(
     *,
     listen: str,

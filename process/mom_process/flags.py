@@ -72,6 +72,13 @@ def access_flags() -> tuple[Callable[[Any], Any], ...]:
     )
 
 
+def version_flag(program: str) -> Callable[[CommandT], CommandT]:
+    """``--version``."""
+    return click.version_option(
+        package_name="mom-mq", prog_name=program, message="%(prog)s %(version)s"
+    )
+
+
 def log_flags() -> tuple[Callable[[Any], Any], ...]:
     return (
         flag("--log-format", type=click.Choice(LOG_FORMATS), default="human", help="Log lines."),

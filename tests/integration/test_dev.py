@@ -243,6 +243,8 @@ def test_good_lines_land_and_bad_ones_are_named(dev: DevProcess) -> None:
 
 def test_leases_by_the_command_line(dev: DevProcess) -> None:
     dev.mom("queue", "create", "work", "--lease", "10m")
+    dev.mom("topic", "create", "not-work")
+    assert b"--subscription" in dev.mom("receive", "not-work", code=1).stderr
     dev.mom("produce", "work", "a", "b")
     leased = dev.mom("receive", "work", "--max", "2", "-o", "json").stdout.splitlines()
     receipts = [json.loads(line)["receipt"] for line in leased]

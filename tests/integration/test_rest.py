@@ -187,6 +187,15 @@ async def test_what_is_created_is_what_was_asked_for(rest: httpx.AsyncClient) ->
     assert problem["field"] == "retention_ms"
 
 
+async def test_what_is_no_base64_is_named(rest: httpx.AsyncClient) -> None:
+    await ok(rest, "PUT", "/v1/topics/bytes", 201)
+    records = [{"value_base64": "AAEC"}, {"value_base64": "!"}]
+    reply = await ok(rest, "POST", "/v1/topics/bytes/records", 207, json={"records": records})
+    assert reply["results"][0]["offset"] == 0
+    assert reply["results"][1]["field"] == "value_base64"
+    assert "padding" in reply["results"][1]["detail"]
+
+
 async def test_members_share_a_topic(rest: httpx.AsyncClient) -> None:
     base = "/v1/topics/shared/subscriptions/group"
     await ok(rest, "PUT", "/v1/topics/shared", 201, json={"partitions": 2})
@@ -430,7 +439,7 @@ def test_the_process_refuses_what_is_unsafe_or_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = refused("--listen", f"127.0.0.1:{port}")
-        assert f"port {port} is taken by " in said
+        assert f"port {port} on 127.0.0.1 is taken by " in said
         assert f"(pid {os.getpid()})" in said
 
 

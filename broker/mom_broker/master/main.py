@@ -12,9 +12,11 @@ from mom_broker.rpc.flags import server_flags
 from mom_broker.rpc.process import ServerStart, run_server
 from mom_broker.storage.open import store_from_url
 from mom_core.ports import Store
+from mom_process.flags import version_flag
 
 
 @click.command(context_settings={"max_content_width": 100})
+@version_flag("mom-master")
 @server_flags("127.0.0.1:7070", 7170)
 def main(**flags: Any) -> None:
     """Run a MOM master: it registers nodes, places partitions on them and serves administration.

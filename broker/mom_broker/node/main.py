@@ -13,10 +13,11 @@ from mom_broker.rpc.process import ServerStart, run_server
 from mom_broker.storage.open import store_from_url
 from mom_core import limits
 from mom_core.ports import Store
-from mom_process.flags import flag
+from mom_process.flags import flag, version_flag
 
 
 @click.command(context_settings={"max_content_width": 100})
+@version_flag("mom-node")
 @server_flags("127.0.0.1:7071", 7171)
 @flag("--masters", default="", metavar="HOST:PORT,...", help="Masters to register with.")
 @flag("--rack", default="", help="Failure domain of this node, such as its zone.")

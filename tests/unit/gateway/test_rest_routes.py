@@ -470,6 +470,7 @@ async def test_lists_come_in_pages(rest: Rest) -> None:
     for limit in ("0", "1001", "x"):
         problem = await rest.problem("GET", "/v1/topics", 400, params={"limit": limit})
         assert problem["field"] == "limit"
+        assert "from 1 to 1000" in problem["detail"]
 
 
 async def test_a_defect_is_a_problem_and_no_secret(
