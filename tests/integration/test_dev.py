@@ -230,6 +230,8 @@ def test_good_lines_land_and_bad_ones_are_named(dev: DevProcess) -> None:
     dev.mom("topic", "create", "small", "--message-bytes-max", "1Ki")
     done = dev.mom("produce", "small", stdin=b"one\n" + b"x" * 2000 + b"\nthree\n", code=1)
     assert "standard input line 2" in done.stderr.decode()
+    done = dev.mom("produce", "small", "x" * 2000, code=1)
+    assert "argument 1 was not sent" in done.stderr.decode()
     assert dev.mom("consume", "small", "--until-end").stdout == b"one\nthree\n"
     lines = b'{"value": 1, "key": "a"}\n{nonsense\n{"value": {"b": [2]}, "headers": {"h": "v"}}\n'
     made = dev.json("produce", "small", "--json", stdin=lines, code=1)
@@ -353,7 +355,7 @@ def test_on_every_interface_it_tells_an_address_that_can_be_reached(
         told = [*dev.facts["nodes"], dev.facts["master"]]
         assert {address.rpartition(":")[0] for address in told} == {host}
         assert dev.facts["rest_url"].startswith(f"http://{host}:")
-        dev.json("topic", "list", code=1)
+        assert b"MOM_TOKEN" in dev.mom("topic", "list", code=1).stderr
         dev.more["MOM_TOKEN"] = (tmp_path / "data" / "cluster-token").read_text().strip()
         # Through what the routing table says, to all of the nodes.
         dev.mom("topic", "create", "notes", "--partitions", "6")
