@@ -5,8 +5,8 @@ so that nothing here waits on a master. When the stream ends it goes on to the n
 A caller that was told ``not_owner``, or got no answer from an owner, waits here for a newer table;
 when none comes within :data:`SUSPECT_MS`, the process behind the stream itself is left for another.
 
-An owner that can't be reached from here is asked through the process behind the stream for a while,
-which passes calls on one hop.
+An owner that can't be reached from here is asked for a while through another node, which passes
+calls on one hop: the one behind the stream, or any where that is a master.
 
 Where a gateway's URL was given, calls go through it until a node has been seen to answer from here:
 a client behind an Ingress or a tunnel waits for no node that it can't reach. See :meth:`reach`.
@@ -173,6 +173,7 @@ class Routing:
         self.created: set[str] = set()
         """Topics that ``create_missing`` made; bounded by what is published to."""
         self._connected = ""
+        self._at_master = False
         self._failures: dict[str, str] = {}
         self._fatal: MomError | None = None
         self._unreachable_until: dict[str, int] = {}
@@ -316,7 +317,7 @@ class Routing:
         until = self._unreachable_until.get(node.address)
         if until is not None and not self._gateway:
             if self._clock.monotonic_ms() < until:
-                return self._connected or node.address
+                return self.any_node() or node.address
             del self._unreachable_until[node.address]
         return self.reach(node.address)
 
@@ -334,6 +335,13 @@ class Routing:
                 "Check that a mom-master runs"
             )
         return self.reach(self.snapshot.master_address)
+
+    def any_node(self) -> str:
+        """A node that passes calls on: the one behind the stream, else any; empty without one."""
+        if self._connected and not self._at_master:
+            return self._connected
+        live = [node.address for node in self._nodes.values() if node.state != "lost"]
+        return next((one for one in live if one not in self._unreachable_until), "")
 
     def mark_unreachable(self, address: str) -> None:
         """Note that no call gets through to an address."""
@@ -472,6 +480,7 @@ class Routing:
                 self._notify()
 
     def _apply(self, update: broker_pb2.RoutingUpdate) -> None:
+        self._at_master = update.from_master
         if update.full:
             self._topics.clear()
         if update.full or update.nodes_changed:

@@ -23,7 +23,6 @@ from integration.node_cluster import (
     values,
 )
 from mom_broker.rpc.errors import from_proto, from_rpc_error
-from mom_broker.rpc.system import SystemClock
 from mom_broker.storage.memory import MemoryStore
 from mom_broker.storage.sqlite import SqliteStore
 from mom_core import topics
@@ -31,6 +30,7 @@ from mom_core.errors import ErrorCode, StaleEpochError
 from mom_core.limits import MESSAGE_BYTES_MAX_DEFAULT
 from mom_core.names import PartitionId
 from mom_core.ports import TrimRule
+from mom_process.system import SystemClock
 from mom_proto.v1 import broker_pb2
 
 QUEUE = topics.TopicKind.QUEUE

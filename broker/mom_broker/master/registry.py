@@ -24,7 +24,6 @@ from mom_broker.master.intents import intent_write, load_intents
 from mom_broker.master.waiting import woken
 from mom_broker.master.writer import ControlWriter
 from mom_broker.rpc.messages import partitions_by_node
-from mom_broker.rpc.ports import parse_address
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core import catalog
 from mom_core.catalog import ASSIGNMENTS_PREFIX, NODES_PREFIX, NodeRecord, NodeState
@@ -32,6 +31,7 @@ from mom_core.errors import ConflictError, InvalidArgumentError, MomError, NotFo
 from mom_core.limits import HEARTBEAT_INTERVAL_MS, HEARTBEAT_TIMEOUT_MS
 from mom_core.names import check_name
 from mom_core.ports import Clock, KeyWrite, Store
+from mom_process.addresses import parse_address
 from mom_proto.v1 import master_pb2
 
 # A node whose stream broke may come back within this time and keep its partitions.

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 from bisect import bisect_right
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -40,8 +40,15 @@ LIST_LIMIT_MAX: Final = 1_000
 
 _KIND_OF: Final = {message: kind for kind, message in KINDS.items()}
 _MODE_OF: Final = {message: mode for mode, message in MODES.items()}
-# Settings of a topic that travel as fields of the same name; 0 asks for the default.
-_TOPIC_FIELDS: Final = ("partitions", "retention_ms", "retention_bytes", "message_bytes_max")
+# Settings that travel as optional fields of the same name.
+_TOPIC_FIELDS: Final = (
+    "partitions",
+    "retention_ms",
+    "retention_bytes",
+    "message_bytes_max",
+    "lease_ms",
+)
+_SUBSCRIPTION_FIELDS: Final = ("start", "lease_ms", "session_ms")
 
 
 class MasterService(master_pb2_grpc.MasterServicer):
@@ -131,9 +138,8 @@ class MasterService(master_pb2_grpc.MasterServicer):
         wanted = request.topic
         self._require(context, Action.ADMIN, wanted.name)
         kind = _kind(wanted.kind) or TopicKind.TOPIC
-        settings = {field: getattr(wanted, field) for field in _TOPIC_FIELDS}
-        settings["lease_ms"] = wanted.lease_ms
-        config, created = await self._topics.create(wanted.name, kind, _named(settings))
+        settings = _named(wanted, _TOPIC_FIELDS)
+        config, created = await self._topics.create(wanted.name, kind, settings)
         return master_pb2.CreateTopicResponse(topic=topic_message(config), created=created)
 
     async def GetTopic(
@@ -190,11 +196,7 @@ class MasterService(master_pb2_grpc.MasterServicer):
     ) -> master_pb2.CreateSubscriptionResponse:
         wanted = request.subscription
         self._require(context, Action.ADMIN, wanted.topic)
-        settings: dict[str, object] = {
-            "start": wanted.start,
-            "lease_ms": wanted.lease_ms,
-            "session_ms": wanted.session_ms,
-        }
+        settings = _named(wanted, _SUBSCRIPTION_FIELDS)
         if wanted.mode:
             mode = _MODE_OF.get(wanted.mode)
             if mode is None:
@@ -203,7 +205,7 @@ class MasterService(master_pb2_grpc.MasterServicer):
                 )
             settings["mode"] = mode.value
         config, created = await self._topics.create_subscription(
-            wanted.topic, wanted.name, _named(settings)
+            wanted.topic, wanted.name, settings
         )
         return master_pb2.CreateSubscriptionResponse(
             subscription=subscription_message(config), created=created
@@ -260,9 +262,11 @@ def _kind(message: types_pb2.TopicKind.ValueType) -> TopicKind | None:
     return kind
 
 
-def _named(settings: dict[str, Any]) -> dict[str, object]:
-    """The settings that a caller gave: on the wire, 0 and empty stand for the default."""
-    return {field: value for field, value in settings.items() if value}
+def _named(
+    wanted: types_pb2.Topic | types_pb2.Subscription, fields: Iterable[str]
+) -> dict[str, object]:
+    """The settings that a caller gave."""
+    return {field: getattr(wanted, field) for field in fields if wanted.HasField(field)}  # type: ignore[arg-type]
 
 
 def _limit(limit: int) -> int:

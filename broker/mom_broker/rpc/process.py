@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import signal
-import sys
+import socket
 from collections.abc import Callable
-from typing import Final, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
+import click
 import uvloop
 from prometheus_client import CollectorRegistry
 
 from mom_broker.rpc.http import Check, HealthServer
 from mom_core.errors import MomError
-from mom_core.ports import Store
+from mom_core.ports import Clock, Random, Store
+from mom_process.addresses import advertised, parse_address
+from mom_process.flags import access_of, open_notice
+from mom_process.log_lines import configure_logging
+from mom_process.stopping import stop_event
+from mom_process.system import SystemClock, SystemRandom
 
 _log = logging.getLogger(__name__)
-
-EXIT_REFUSED: Final = 1
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Server(Protocol):
@@ -37,24 +39,76 @@ class Server(Protocol):
         """Hand over and end."""
 
 
-def run_server(
-    store: Store, make: Callable[[Store], Server], *, http_host: str, http_port: int
-) -> None:
-    """Run a server over a store until SIGTERM or SIGINT, then drain it and end the process.
+class ServerStart(NamedTuple):
+    """What the flags of every master and node come to."""
 
-    A second signal ends the process at once. ``http_port`` below 0 serves no health pages.
+    server_id: str
+    listen: str
+    advertise: str
+    cluster_token: str | None
+    open_to_all: bool
+    clock: Clock
+    random: Random
+
+
+def run_server(
+    make: Callable[[ServerStart, Store], Server],
+    open_store: Callable[..., Store],
+    *,
+    store: str,
+    listen: str,
+    advertise: str,
+    id: str,
+    http_port: int,
+    auth: str,
+    cluster_token: str | None,
+    cluster_token_file: Path | None,
+    allow_unauthenticated_network_access: bool,
+    log_format: str,
+    log_level: str,
+    **store_flags: Any,
+) -> None:
+    """Run a server as its flags say until SIGTERM or SIGINT, then drain it and end the process.
+
+    The parameters are the flags of :func:`mom_broker.rpc.flags.server_flags`. A second signal ends
+    the process at once. ``http_port`` below 0 serves no health pages. Raises click's exception, for
+    its one line, when a flag can't be.
     """
+    configure_logging(log_format, log_level)
+    clock, random = SystemClock(), SystemRandom()
     try:
-        uvloop.run(_serve(store, make, http_host, http_port))
+        address = parse_address(listen)
+        access = access_of(
+            address,
+            auth=auth,
+            allow_unauthenticated=allow_unauthenticated_network_access,
+            cluster_token=cluster_token,
+            cluster_token_file=cluster_token_file,
+        )
+        start = ServerStart(
+            id or f"{socket.gethostname()}-{address.port}",
+            listen,
+            advertised(address, advertise),
+            access.cluster_token,
+            access.open_to_all,
+            clock,
+            random,
+        )
+        made = open_store(store, clock, **store_flags)
     except MomError as error:
-        print(f"error: {error.message}", file=sys.stderr)  # noqa: T201 - the process's last word
-        sys.exit(EXIT_REFUSED)
+        raise click.ClickException(error.message) from None
+    if access.open_to_all:
+        _log.warning(open_notice(address))
+    try:
+        uvloop.run(_serve(made, lambda store: make(start, store), address.host, http_port))
+    except MomError as error:
+        raise click.ClickException(error.message) from None
 
 
 async def _serve(
     store: Store, make: Callable[[Store], Server], http_host: str, http_port: int
 ) -> None:
-    stop = _stop_event()
+    stop = stop_event()
     server = make(store)
     health = await _health(server.ready, server.registry, http_host, http_port)
     opened = False
@@ -70,21 +124,6 @@ async def _serve(
             await health.stop()
         if opened:
             await store.close()
-
-
-def _stop_event() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        stop.set()
-        for one in _STOP_SIGNALS:
-            loop.remove_signal_handler(one)
-            signal.signal(one, signal.SIG_DFL)
-
-    for one in _STOP_SIGNALS:
-        loop.add_signal_handler(one, on_signal)
-    return stop
 
 
 async def _health(

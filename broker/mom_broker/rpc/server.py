@@ -23,9 +23,9 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.errors import status_of, trailing_metadata
-from mom_broker.rpc.ports import Address, check_free, taken
 from mom_core.errors import InternalError, MomError
 from mom_core.limits import GRPC_MESSAGE_BYTES_MAX
+from mom_process.addresses import Address, check_free, parse_address, taken
 
 # Calls under way at once: limits.NODE_WAITERS_MAX long polls, and as many others. Beyond it gRPC
 # itself answers RESOURCE_EXHAUSTED.
@@ -91,6 +91,13 @@ class RpcServer:
         self.address = Address(self._listen.host, port)
         await self.set_serving(True)
         return port
+
+    def reached_at(self, advertise: str) -> str:
+        """The address to tell others: the bound one, unless told; a port 0 is the bound port."""
+        if not advertise:
+            return str(self.address)
+        told = parse_address(advertise, "advertise")
+        return str(told if told.port else Address(told.host, self.address.port))
 
     async def set_serving(self, serving: bool) -> None:
         """What the gRPC health service answers, for the server and each of its services."""

@@ -190,6 +190,7 @@ class RoutingUpdate(_message.Message):
     TOPICS_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     MASTER_ADDRESS_FIELD_NUMBER: _builtins.int
+    FROM_MASTER_FIELD_NUMBER: _builtins.int
     full: _builtins.bool
     """Whether this replaces all that was known; else it changes what it names."""
     revision: _builtins.int
@@ -197,6 +198,8 @@ class RoutingUpdate(_message.Message):
     nodes_changed: _builtins.bool
     master_address: _builtins.str
     """"host:port" of the leading master, empty when none leads."""
+    from_master: _builtins.bool
+    """Whether a master says this, which passes no calls on to owners as a node does."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeInfo]:
         """All nodes, when nodes changed (or full)."""
@@ -217,10 +220,11 @@ class RoutingUpdate(_message.Message):
         topics: _abc.Iterable[Global___TopicRouting] | None = ...,
         removed: _abc.Iterable[_builtins.str] | None = ...,
         master_address: _builtins.str = ...,
+        from_master: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["full", b"full", "master_address", b"master_address", "nodes", b"nodes", "nodes_changed", b"nodes_changed", "removed", b"removed", "revision", b"revision", "topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_master", b"from_master", "full", b"full", "master_address", b"master_address", "nodes", b"nodes", "nodes_changed", b"nodes_changed", "removed", b"removed", "revision", b"revision", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

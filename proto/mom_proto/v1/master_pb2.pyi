@@ -162,7 +162,9 @@ class CreateTopicRequest(_message.Message):
     TOPIC_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def topic(self) -> _types_pb2.Topic:
-        """Fields at 0 get their defaults; topic_id and created_at_ms are given by the master."""
+        """Settings that are absent get their defaults, and do not count when the name exists already. A 0
+        that is there is a 0. topic_id and created_at_ms are given by the master.
+        """
 
     def __init__(
         self,
@@ -391,7 +393,9 @@ class CreateSubscriptionRequest(_message.Message):
 
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def subscription(self) -> _types_pb2.Subscription: ...
+    def subscription(self) -> _types_pb2.Subscription:
+        """Absent settings as in CreateTopicRequest."""
+
     def __init__(
         self,
         *,

@@ -1,4 +1,4 @@
-"""The routing table that clients see, from the control plane as this node sees it."""
+"""The routing table that clients see, from the control plane as this process sees it."""
 
 from __future__ import annotations
 

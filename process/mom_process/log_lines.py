@@ -18,9 +18,11 @@ import msgspec
 LOG_FORMATS: Final = ("human", "json")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
-_STANDARD: Final = frozenset(
-    vars(logging.LogRecord("", 0, "", 0, "", (), None)) | {"message": "", "asctime": ""}
-)
+_STANDARD: Final = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {
+    "message",
+    "asctime",
+    "color_message",  # Of uvicorn: the message again.
+}
 _SECRETS: Final = (
     # "Bearer ..." of a header, the secret of one of our tokens wherever it stands, and a password
     # in a URL such as redis://user:password@host.
@@ -46,6 +48,8 @@ def configure_logging(
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    # Its lines about starting and stopping say nothing that ours do not.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
 
 class JsonFormatter(logging.Formatter):

@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 from mom_core.errors import InvalidArgumentError
 
 _LISTENING: Final = "0A"  # The state column of /proc/net/tcp.
+# Connections that wait to be accepted; the kernel has a limit of its own (net.core.somaxconn).
+_BACKLOG: Final = 2_048
 
 
 class Address(NamedTuple):
@@ -38,6 +40,13 @@ class Address(NamedTuple):
     def is_wildcard(self) -> bool:
         """Whether it stands for every interface, and so is no address to be reached at."""
         return self.host in ("", "0.0.0.0", "::")
+
+    @property
+    def local(self) -> Address:
+        """Where processes of this machine reach what listens here."""
+        if not self.is_wildcard:
+            return self
+        return Address("::1" if ":" in self.host else "127.0.0.1", self.port)
 
 
 def parse_address(text: str, field: str = "listen") -> Address:
@@ -75,28 +84,55 @@ def advertised(listen: Address, advertise: str) -> str:
     return ""
 
 
+def own_host() -> str:
+    """The address that this machine has towards the network; empty when it has none."""
+    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        # Addresses for documentation. Connecting a datagram socket sends nothing: it looks up the
+        # way.
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((elsewhere, 9))
+                host: str = probe.getsockname()[0]
+                return host
+        except OSError:
+            continue
+    return ""
+
+
+def is_free(address: Address) -> bool:
+    """Whether a port can be listened on now."""
+    try:
+        check_free(address)
+    except InvalidArgumentError:
+        return False
+    return True
+
+
 def check_free(address: Address, field: str = "listen") -> None:
     """Raise InvalidArgumentError that names the port and its process when it is taken."""
     if address.port:
-        bind(address, field).close()
+        open_socket(address, field).close()
 
 
-def bind(address: Address, field: str = "listen") -> socket.socket:
-    """A bound TCP socket that does not listen yet.
+def open_socket(address: Address, field: str = "listen") -> socket.socket:
+    """A TCP socket that listens, for a server that takes one.
 
     Raises InvalidArgumentError when the port is taken (naming the process that has it), is not
     permitted, or the host is none of this machine's.
     """
     family, kind, protocol, _, where = _resolve(address, field)
-    bound = socket.socket(family, kind, protocol)
+    opened = socket.socket(family, kind, protocol)
     try:
         # As servers do: connections of a former process in TIME_WAIT don't block the port.
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(where)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind(where)
+        # Listening here finds a port that another process bound in the same way and listens on.
+        opened.listen(_BACKLOG)
     except OSError as error:
-        bound.close()
+        opened.close()
         raise _refusal(address, error, field) from None
-    return bound
+    opened.setblocking(False)
+    return opened
 
 
 def _resolve(address: Address, field: str) -> tuple[int, int, int, str, tuple[object, ...]]:
