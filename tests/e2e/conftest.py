@@ -33,6 +33,7 @@ def namespace(cluster: Kubernetes, request: pytest.FixtureRequest) -> Iterator[N
     """A namespace of the test's own; its pods, events and logs are printed when the test failed."""
     made = Namespace(cluster, f"e2e-{uuid4().hex[:8]}")
     cluster.kubectl("create", "namespace", made.name)
+    cluster.kubectl("label", "namespace", made.name, "mom.dev/e2e=test")
     yield made
     call = request.node.stash.get(_CALL, None)
     if call is None or call.excinfo is not None:
