@@ -33,6 +33,8 @@ class Kubernetes:
     kubeconfig: str
     target: str
     image: str
+    next_image: str
+    """The same image under another name, which an upgrade can go to."""
     ingress_url: str
     ingress_class: str
 
@@ -43,6 +45,7 @@ class Kubernetes:
             kubeconfig=_required("KUBECONFIG"),
             target=_required("MOM_E2E_TARGET"),
             image=_required("MOM_E2E_IMAGE"),
+            next_image=_required("MOM_E2E_NEXT_IMAGE"),
             ingress_url=_required("MOM_E2E_INGRESS").rstrip("/"),
             ingress_class=os.environ.get("MOM_E2E_INGRESS_CLASS", ""),
         )

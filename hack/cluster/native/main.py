@@ -179,21 +179,32 @@ def down(layout: Layout) -> None:
     shutil.rmtree(layout.state, ignore_errors=True)
 
 
-def load(layout: Layout, archives: list[str]) -> None:
-    """Put images into every node that runs."""
+def _on_every_node(layout: Layout, *command: str, data: str = "/dev/null") -> None:
+    """Run a command on all nodes that run, at once, each with a file as its input."""
     running = [one for one in machines(layout) if one.name != CONTROL and one.is_running]
 
-    def load_into(machine: Machine, archive: str) -> str:
-        command = machine.enter("ctr", "-n", "k8s.io", "images", "import", "-")
-        with open(archive, "rb") as data:
-            result = subprocess.run(command, stdin=data, capture_output=True, text=True)
-        return f"{archive} into {machine.name}: {result.stderr}" if result.returncode else ""
+    def run(machine: Machine) -> str:
+        with open(data, "rb") as stdin:
+            words = machine.enter(*command)
+            result = subprocess.run(words, stdin=stdin, capture_output=True, text=True)
+        return f"{machine.name}: {result.stderr}" if result.returncode else ""
 
     with ThreadPoolExecutor() as pool:
-        for archive in archives:
-            failures = list(pool.map(lambda one, archive=archive: load_into(one, archive), running))
-            if any(failures):
-                raise SystemExit("cluster: " + "\n".join(filter(None, failures)))
+        failures = list(filter(None, pool.map(run, running)))
+    if failures:
+        raise SystemExit(f"cluster: {' '.join(command)} failed on\n" + "\n".join(failures))
+
+
+def load(layout: Layout, archives: list[str]) -> None:
+    """Put images on every node that runs."""
+    for archive in archives:
+        _on_every_node(layout, "ctr", "-n", "k8s.io", "images", "import", "-", data=archive)
+
+
+def tag(layout: Layout, image: str, new: str) -> None:
+    """Give an image that is on every node another name."""
+    names = [name if "/" in name else f"docker.io/library/{name}" for name in (image, new)]
+    _on_every_node(layout, "ctr", "-n", "k8s.io", "images", "tag", "--force", *names)
 
 
 def show(layout: Layout) -> None:
@@ -211,8 +222,10 @@ def _arguments() -> argparse.Namespace:
     commands.add_parser("status", help="list its machines")
     commands.add_parser("kubeconfig", help="print the path of the kubeconfig")
     commands.add_parser("ingress", help="print the address of the ingress")
-    loading = commands.add_parser("load", help="put images into every node")
-    loading.add_argument("archives", nargs="+")
+    commands.add_parser("load", help="put images on every node").add_argument("archives", nargs="+")
+    tagging = commands.add_parser("tag", help="give an image on every node another name")
+    tagging.add_argument("image")
+    tagging.add_argument("new")
     for name, text in (("stop-node", "cut a node's power"), ("start-node", "power a node on")):
         commands.add_parser(name, help=text).add_argument("name", metavar="NODE")
     entering = commands.add_parser("enter", help="run a command on a machine")
@@ -236,6 +249,8 @@ def main() -> None:
                 down(layout)
         case "load":
             load(layout, arguments.archives)
+        case "tag":
+            tag(layout, arguments.image, arguments.new)
         case "stop-node":
             existing(layout, arguments.name).cut_power()
         case "start-node":
