@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # Of any one command of kubectl; what waits for something says how long itself.
 COMMAND_SECONDS_MAX = 120
+BOOT_SECONDS_MAX = 60
 
 Object = dict[str, Any]
 
@@ -86,8 +88,19 @@ class Kubernetes:
 
     def start_node(self, name: str) -> None:
         """Boot a node again, and wait until it is Ready."""
+        before = self._heartbeat(name)
         self._node("start-node", name)
+        # Until it is heard of again, it may still be called Ready from before.
+        deadline = time.monotonic() + BOOT_SECONDS_MAX
+        while self._heartbeat(name) == before:
+            assert time.monotonic() < deadline, f"{name} was not heard of again"
+            time.sleep(0.2)  # polling a foreign process, which has no event to wait for
         self.kubectl("wait", "--for=condition=Ready", f"node/{name}", "--timeout=60s")
+
+    def _heartbeat(self, node: str) -> str:
+        lease = self.get("lease", node, "-n", "kube-node-lease")
+        renewed: str = lease["spec"]["renewTime"]
+        return renewed
 
     def _node(self, command: str, name: str) -> None:
         words = [str(ROOT / "hack" / "e2e"), "--target", self.target, command, name]
