@@ -230,11 +230,17 @@ def decode_lines(lines: Iterable[bytes], source: str) -> Iterator[AnyEvent]:
 
 def body_of(message_id: str, size: int) -> str:
     """The value of a message: its id, filled up to about ``size`` with what only it has."""
-    unit = f"|{message_id}"
-    return message_id + unit * max(1, (size - len(message_id)) // len(unit))
+    return _body(message_id, max(1, size // (len(message_id) + 1) - 1))
+
+
+def _body(message_id: str, repeats: int) -> str:
+    return f"{message_id}|{repeats}" + f"|{message_id}" * repeats
 
 
 def id_of(body: str) -> str:
     """The id in a value. A value that is not as it was sent has an id that nobody sent."""
-    message_id, _, _ = body.partition("|")
-    return message_id if body == body_of(message_id, len(body)) else f"damaged: {body[:40]!r}"
+    message_id, _, filling = body.partition("|")
+    repeats, _, _ = filling.partition("|")
+    if repeats == str(body.count("|") - 1) and body == _body(message_id, int(repeats)):
+        return message_id
+    return f"damaged: {body[:40]!r}"

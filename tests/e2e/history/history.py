@@ -81,7 +81,7 @@ class LeaseRecord:
 
 
 class Witness(NamedTuple):
-    """Who saw a value at a position, when, and how."""
+    """Who saw a value at a position first, when, and how."""
 
     client: str
     at: float
@@ -194,7 +194,9 @@ class History:
         self._saw(position, event.id, event.client, event.end, "received")
 
     def _saw(self, position: Position, value: str, client: str, at: float, how: str) -> None:
-        self.values.setdefault(position, {}).setdefault(value, Witness(client, at, how))
+        witnesses = self.values.setdefault(position, {})
+        if value not in witnesses or at < witnesses[value].at:
+            witnesses[value] = Witness(client, at, how)
 
     def _call(
         self, client: str, what: str, begin: float, end: float, error: str | None = None

@@ -98,6 +98,7 @@ class Load:
         self._stopping = asyncio.Event()
         self._drained = asyncio.Event()
         self._news = asyncio.Condition()
+        self._readers: set[str] = set()
         self._reached: dict[tuple[str, int], int] = {}
         """The offset after the last one that each reader got of each partition."""
         self._empty_receives = 0
@@ -134,10 +135,12 @@ class Load:
             self._publishing.append(spawn(self._publish(client, target, queue=queue)))
         follower = f"{client.name}/follow"
         recorder.reader(follower, ReadMode.LOG, plan.topic)
+        self._readers.add(follower)
         for partition in range(plan.partitions):
             self._consuming.append(spawn(self._follow(client, follower, partition)))
         if client.kind.joins:
             recorder.reader(plan.subscription, ReadMode.GROUP, plan.topic)
+            self._readers.add(plan.subscription)
             self._consuming.append(spawn(self._join(client)))
         self._consuming.append(spawn(self._work(client)))
 
@@ -356,12 +359,11 @@ class Load:
         self._stopping.set()
         await asyncio.gather(*self._publishing)
         ends = [await self._read_to_end(partition) for partition in range(self.plan.partitions)]
-        readers = {reader for reader, _ in self._reached} - {self._final_reader}
 
         def caught_up() -> bool:
             return all(
                 self._reached.get((reader, partition), 0) >= end
-                for reader in readers
+                for reader in self._readers
                 for partition, end in enumerate(ends)
             )
 
