@@ -21,6 +21,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Final
 
 from e2e.history import events
@@ -70,7 +71,14 @@ class _ConnectedClient:
         self.messenger: Messenger
         self.sent_from: dict[str, float] = {}
         """When the last send to each target that succeeded had begun."""
+        self.under_way: dict[str, dict[int, float]] = {}
+        """When each send to a target that is under way began, by its call, the oldest first."""
         self.received = 0
+
+    def sends_again(self, target: str, since: float) -> bool:
+        """See :meth:`Load.every_client_sends`."""
+        oldest = next(iter(self.under_way.get(target, {}).values()), since)
+        return oldest >= since and self.sent_from.get(target, 0.0) > since
 
 
 class Load:
@@ -120,14 +128,23 @@ class Load:
             self._start(client)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             if kind is None:
                 await self._drain()
         finally:
             for task in (*self._publishing, *self._consuming):
                 task.cancel()
-            await self._stack.__aexit__(kind, *rest)  # type: ignore[arg-type]
+            # The group has to know of a cancellation, which may be its own. Any other error of
+            # the block goes on as it is, where the group would wrap it.
+            if kind is not asyncio.CancelledError:
+                kind = error = trace = None
+            await self._stack.__aexit__(kind, error, trace)
 
     def _start(self, client: _ConnectedClient) -> None:
         plan, recorder, spawn = self.plan, client.recorder, self._tasks.create_task
@@ -147,24 +164,26 @@ class Load:
     # What a test does meanwhile.
 
     async def every_client_sends(self) -> None:
-        """Wait until each client has had a send to each target that began after this call.
+        """Wait until each client sends as if nothing had been.
 
-        Raises TimeoutError, naming those that had none, after the plan's deadline.
+        No send that began before this call is under way any more, to whatever partition, and one to
+        each target that began after it has succeeded. Raises TimeoutError, naming the clients that
+        have not come so far, after the plan's deadline and time to drain.
         """
         since = self._recorder.now()
 
-        def silent() -> list[str]:
+        def late() -> list[str]:
             return [
                 f"{client.name} to {target}"
                 for client in self._clients
                 for target in (self.plan.topic, self.plan.queue)
-                if client.sent_from.get(target, 0.0) <= since
+                if not client.sends_again(target, since)
             ]
 
         try:
-            await self._until(lambda: not silent(), self.plan.deadline_s + self.plan.drain_s)
+            await self._until(lambda: not late(), self.plan.deadline_s + self.plan.drain_s)
         except TimeoutError:
-            raise TimeoutError(f"no send succeeds any more: {', '.join(silent())}") from None
+            raise TimeoutError(f"no send succeeds any more: {', '.join(late())}") from None
 
     @asynccontextmanager
     async def disruption(self, name: str) -> AsyncIterator[None]:
@@ -216,17 +235,21 @@ class Load:
         for _ in range(1 + client.kind.resends):
             begin = self._recorder.now()
             call = client.recorder.send(target, message_id, key)
+            under_way = client.under_way.setdefault(target, {})
+            under_way[call] = begin
             try:
                 async with asyncio.timeout(self.plan.deadline_s):
                     landed = await client.messenger.send(target, body, key, queue=queue)
             except (CallError, TimeoutError) as error:
                 client.recorder.send_failed(call, _call_error(error))
-                await self._pause(PAUSE_S)
-                continue
-            client.recorder.sent(call, *landed)
-            client.sent_from[target] = begin
-            await self._tell()
-            return
+            else:
+                client.recorder.sent(call, *landed)
+                client.sent_from[target] = begin
+                return
+            finally:
+                del under_way[call]
+                await self._tell()
+            await self._pause(PAUSE_S)
 
     async def _pause(self, seconds: float) -> None:
         """Wait, though no longer than until publishing stops."""

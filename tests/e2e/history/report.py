@@ -44,12 +44,13 @@ def row(history: History, verdict: Verdict, disruption: Disruption) -> Row:
     def within(at: float) -> bool:
         return disruption.begin <= at <= disruption.end
 
-    calls = [
-        one for one in history.calls if one.begin <= disruption.end and one.end >= disruption.begin
+    calls = [one for one in history.calls if _overlaps(one, disruption)]
+    failures = [
+        one for one in calls if one.error is not None and _cause(history, one) in (None, disruption)
     ]
     failed = dict.fromkeys(sorted({one.kind for one in history.clients.values()}), 0)
-    for call in calls:
-        failed[history.clients[call.client].kind] += call.error is not None
+    for call in failures:
+        failed[history.clients[call.client].kind] += 1
     return Row(
         disruption.name,
         len(calls),
@@ -59,8 +60,18 @@ def row(history: History, verdict: Verdict, disruption: Disruption) -> Row:
         sum(one.rule in LOST_RULES and within(one.at) for one in verdict.findings),
         sum(within(at) for at in verdict.duplicate_times),
         sum(one.rule == "second lease" and within(one.at) for one in verdict.findings),
-        Counter(f"{one.what}: {one.error}" for one in calls if one.error is not None),
+        Counter(f"{one.what}: {one.error}" for one in failures),
     )
+
+
+def _overlaps(call: CallRecord, disruption: Disruption) -> bool:
+    return call.begin <= disruption.end and call.end >= disruption.begin
+
+
+def _cause(history: History, call: CallRecord) -> Disruption | None:
+    """The last disruption that had begun when a call failed: a poll may have met several."""
+    met = [one for one in history.disruptions if _overlaps(call, one)]
+    return max(met, key=lambda one: one.begin, default=None)
 
 
 def gaps(history: History, disruption: Disruption) -> dict[str, float]:
