@@ -65,6 +65,14 @@ class ServerProcess:
         """As Kubernetes does."""
         self._process.send_signal(signal.SIGTERM)
 
+    def suspend(self) -> None:
+        """As a machine that hangs: its connections stand, and it says nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """It wakes, and knows nothing of the time between."""
+        self._process.send_signal(signal.SIGCONT)
+
     async def ended(self) -> int:
         """Wait for its end; the exit code."""
         return await asyncio.to_thread(self._process.wait, STOP_SECONDS_MAX)

@@ -12,6 +12,7 @@ from e2e.history.load import Load, Plan
 from e2e.history.recorder import Recorder
 from e2e.history.report import markdown_table, rows, summary
 from integration.server_processes import ServerProcesses
+from mom_client.options import REQUEST_TIMEOUT_MS_DEFAULT
 from redis_server import RedisServer
 
 PLAN = Plan(sends_per_s=20, lease_s=2, wait_s=0.5, deadline_s=15, drain_s=30)
@@ -41,13 +42,25 @@ async def test_no_promise_is_broken_while_nodes_come_and_go(
                 async with load.disruption("a node leaves"):
                     cluster.nodes[1].terminate()
                     assert await cluster.nodes[1].ended() == 0
+                async with load.disruption("a node goes silent"):
+                    cluster.nodes[2].suspend()
+                async with load.disruption("the silent node wakes"):
+                    cluster.nodes[2].resume()
         history = History(read_events(path))
         verdict = check(history, FSYNC)
         print(summary(history, verdict), markdown_table(rows(history, verdict)), sep="\n")
         assert not verdict.findings, f"{summary(history, verdict)}\n{cluster.logs()}"
     assert verdict.acked > 100
-    assert [one.disruption for one in rows(history, verdict)] == [
+    by_name = {one.disruption: one for one in rows(history, verdict)}
+    assert list(by_name) == [
         "a node is killed",
         "a node comes",
         "a node leaves",
+        "a node goes silent",
+        "the silent node wakes",
     ]
+    for one in by_name.values():
+        assert sum(one.failed.values()) == 0, one
+    # Calls under way at the silent node do not wait for their timeout.
+    longest_ms = by_name["a node goes silent"].longest_call_s * 1000
+    assert longest_ms < REQUEST_TIMEOUT_MS_DEFAULT / 2

@@ -71,13 +71,13 @@ class _ConnectedClient:
         self.messenger: Messenger
         self.sent_from: dict[str, float] = {}
         """When the last send to each target that succeeded had begun."""
-        self.under_way: dict[str, dict[int, float]] = {}
-        """When each send to a target that is under way began, by its call, the oldest first."""
+        self.under_way: dict[object, float] = {}
+        """When each send and settling that is under way began, the oldest first."""
         self.received = 0
 
     def sends_again(self, target: str, since: float) -> bool:
         """See :meth:`Load.every_client_sends`."""
-        oldest = next(iter(self.under_way.get(target, {}).values()), since)
+        oldest = next(iter(self.under_way.values()), since)
         return oldest >= since and self.sent_from.get(target, 0.0) > since
 
 
@@ -166,9 +166,10 @@ class Load:
     async def every_client_sends(self) -> None:
         """Wait until each client sends as if nothing had been.
 
-        No send that began before this call is under way any more, to whatever partition, and one to
-        each target that began after it has succeeded. Raises TimeoutError, naming the clients that
-        have not come so far, after the plan's deadline and time to drain.
+        No send or settling that began before this call is under way any more, at whatever
+        partition, and a send to each target that began after it has succeeded. Raises
+        TimeoutError, naming the clients that have not come so far, after the plan's deadline and
+        time to drain.
         """
         since = self._recorder.now()
 
@@ -235,8 +236,7 @@ class Load:
         for _ in range(1 + client.kind.resends):
             begin = self._recorder.now()
             call = client.recorder.send(target, message_id, key)
-            under_way = client.under_way.setdefault(target, {})
-            under_way[call] = begin
+            client.under_way[call] = begin
             try:
                 async with asyncio.timeout(self.plan.deadline_s):
                     landed = await client.messenger.send(target, body, key, queue=queue)
@@ -247,7 +247,7 @@ class Load:
                 client.sent_from[target] = begin
                 return
             finally:
-                del under_way[call]
+                del client.under_way[call]
                 await self._tell()
             await self._pause(PAUSE_S)
 
@@ -364,6 +364,7 @@ class Load:
         lease_s = plan.lease_s if action is Action.EXTEND else 0.0
         begin = recorder.now()
         outcomes = [Outcome.UNKNOWN] * len(pairs)
+        client.under_way[pairs[0][0]] = begin
         try:
             with recorder.call(action.value) as begin:
                 async with asyncio.timeout(plan.deadline_s):
@@ -373,6 +374,9 @@ class Load:
             outcomes = [_outcome(one) for one in results]
         except (CallError, TimeoutError):
             await asyncio.sleep(PAUSE_S)
+        finally:
+            del client.under_way[pairs[0][0]]
+            await self._tell()
         for (lease, _), outcome in zip(pairs, outcomes, strict=True):
             recorder.settle(lease, action, begin, outcome, lease_s)
 
