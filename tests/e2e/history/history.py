@@ -64,20 +64,16 @@ class LeaseRecord:
         """Up to when the message is this worker's for certain; its lease is from ``end`` on.
 
         The worker counts from its requests, which the cluster can only have taken later. Once it
-        has asked to settle the message, the lease may be over.
+        has asked to settle the message, the lease may be over. What order calls that overlapped
+        were taken in, and when one without a reply was, nobody knows.
         """
-        until = self.begin + self.lease_s
-        for one in sorted(self.settles, key=lambda settle: settle.begin):
-            if one.outcome is Outcome.REFUSED:
-                continue
-            asked = one.begin + one.lease_s
-            if one.action is not Action.EXTEND:
-                until = min(until, one.begin)
-            elif one.outcome is Outcome.OK:
-                until = asked
-            else:
-                until = min(until, asked)
-        return until
+        valid = [one for one in self.settles if one.outcome is not Outcome.REFUSED]
+        extensions = [one for one in valid if one.action is Action.EXTEND]
+        until = min([self.begin + self.lease_s, *(one.begin + one.lease_s for one in extensions)])
+        for one in extensions:
+            if one.outcome is Outcome.OK:
+                until = max(until, one.begin + min(other.lease_s for other in extensions))
+        return min([until, *(one.begin for one in valid if one.action is not Action.EXTEND)])
 
 
 class Witness(NamedTuple):

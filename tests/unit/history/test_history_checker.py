@@ -310,6 +310,13 @@ INNOCENT: dict[str, list[AnyEvent | list[AnyEvent]]] = {
         settle("a", 3, Action.NACK),
         lease("b", 3, client="sdk-2", deliveries=2),
     ],
+    "a lease that was given back while it was extended": [
+        IN_QUEUE,
+        lease("a", 2),
+        settle("a", 3, Action.NACK, Outcome.UNKNOWN),
+        settle("a", 3.05, Action.EXTEND),
+        lease("b", 4, client="sdk-2", deliveries=2),
+    ],
     "an ack without a reply, then another delivery": [
         IN_QUEUE,
         lease("a", 2),
