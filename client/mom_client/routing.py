@@ -429,12 +429,16 @@ class Routing:
     # Following.
 
     def candidates(self) -> list[str]:
-        """All addresses that may serve the table, the one that does first."""
+        """All addresses that may serve the table: first the one that does, last those that failed.
+
+        A node that went silent takes a while to fail, and an old table has it as one that is up.
+        """
         live = [node.address for node in self._nodes.values() if node.state != "lost"]
         if self._gateway:  # It finds the others by itself.
             live = [address for address in live if address in self._reached]
         known = [self._connected, *live, *self._seeds, self.reach(self.snapshot.master_address)]
-        return [address for address in dict.fromkeys(known) if address]
+        found = [address for address in dict.fromkeys(known) if address]
+        return sorted(found, key=self._failures.__contains__)
 
     async def _follow(self) -> None:
         backoff = Backoff(self._random)
@@ -486,7 +490,7 @@ class Routing:
         if update.full or update.nodes_changed:
             self._nodes.clear()
             self._nodes.update((one.node_id, node_route(one)) for one in update.nodes)
-            self._connections.keep_only({*self.candidates(), update.master_address})
+            self._connections.keep_only(self._of_use(update.master_address))
             self._unreachable_until.clear()
         for name in update.removed:
             self._topics.pop(name, None)
@@ -496,6 +500,16 @@ class Routing:
         self.snapshot = RoutingSnapshot(revision, self._nodes, self._topics, update.master_address)
         self._complaint_ms = None
         self._notify()
+
+    def _of_use(self, master_address: str) -> set[str]:
+        """The addresses that connections are kept to.
+
+        Calls to a node that was found lost end now, so that they go to the next owner: it may be
+        silent, and they would wait for their timeout.
+        """
+        lost = {node.address for node in self._nodes.values() if node.state == "lost"}
+        live = {node.address for node in self._nodes.values()} - lost
+        return {self._connected, master_address, *live, *self._seeds} - (lost - {self._connected})
 
     def _merge_topics(self, update: broker_pb2.RoutingUpdate) -> None:
         for one in update.topics:

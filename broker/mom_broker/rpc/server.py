@@ -43,6 +43,8 @@ SERVER_OPTIONS: Final = (
     # And the server notices clients that vanished without a word, so that their calls end.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # The one above alone does nothing in grpcio 1.85.
+    ("grpc.http2.ping_timeout_ms", 5_000),
 )
 
 _OPEN_SERVICES: Final = ("/grpc.health.v1.", "/grpc.reflection.")
