@@ -35,6 +35,8 @@ KEEPALIVE_INTERVAL_MS: Final = 1_000
 KEEPALIVE_TIMEOUT_MS: Final = 2_000
 _RECONNECT_MS_FIRST: Final = 50
 _RECONNECT_MS_MAX: Final = 1_000
+# An attempt to connect may take so long. gRPC has no option of its own for that.
+_CONNECT_MS_MAX: Final = 1_000
 
 _CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", limits.GRPC_MESSAGE_BYTES_MAX),
@@ -46,7 +48,7 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS_FIRST),
-    ("grpc.min_reconnect_backoff_ms", _RECONNECT_MS_FIRST),
+    ("grpc.min_reconnect_backoff_ms", _CONNECT_MS_MAX),
     ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS_MAX),
     # Retries are ours: they know the routing table and the producer's sequence.
     ("grpc.enable_retries", 0),
