@@ -5,8 +5,8 @@ an API server was checked already. It is read with care all the same: an older d
 be installed, and a wrong object must never stop the others. Unknown fields are passed over, since a
 newer definition may have more.
 
-For a topic or queue, an absent field is **unmanaged**: the cluster chooses its default when it makes
-the thing, and what others set later over REST stays. So these are None here and not a default.
+For a topic or queue, an absent field is **unmanaged**: the cluster chooses its default when it
+makes the thing, and what others set later over REST stays. So these are None here, not a default.
 """
 
 from __future__ import annotations
