@@ -176,6 +176,8 @@ class ExternalRedis(_Camel, frozen=True, kw_only=True):
     """A Redis or Valkey that someone else runs."""
 
     url_secret_ref: SecretReference
+    key_prefix: str = ""
+    """Before all keys, so that clusters can share a Redis. Empty: namespace and name."""
     durability: str = "fsync"
     """The weakest level that is acceptable."""
     declared_durability: str = ""
