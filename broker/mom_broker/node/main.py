@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 def main(
     *,
     store: str,
+    store_wait_ms: int,
     listen: str,
     advertise: str,
     id: str,
@@ -88,7 +89,13 @@ def main(
     def make(store: Store) -> Node:
         return Node(settings, store, clock, random)
 
-    run_server(opened, make, http_host=address.host, http_port=http_port)
+    run_server(
+        opened,
+        make,
+        http_host=address.host,
+        http_port=http_port,
+        store_wait_ms=store_wait_ms,
+    )
 
 
 if __name__ == "__main__":
