@@ -5,7 +5,7 @@
 | anyone | gateway (REST), nodes (gRPC): both ask for tokens |
 | nodes, gateways, the operator | masters (gRPC) |
 | masters, nodes | Redis |
-| any pod, where monitoring is on | the pages with health and metrics |
+| the operator; any pod, where monitoring is on | the pages with health and metrics |
 
 Probes come from the machine itself, which policies never shut out. Outwards each may reach name
 servers and its own peers; an external Redis may be anywhere, so with one, masters and nodes may
@@ -52,11 +52,11 @@ def network_policy_children(cluster: Cluster, names: Names, inputs: Inputs) -> l
     store = [_to(names, REDIS, REDIS_PORT)] if cluster.spec.redis.managed is not None else [{}]
     policies = {
         MASTER: (
-            [_masters_callers(names, inputs), *_scrapes(cluster, MASTER_HTTP_PORT)],
+            [_masters_callers(names, inputs), _pages(cluster, inputs, MASTER_HTTP_PORT)],
             [_DNS, _to(names, NODE, NODE_PORT), _to(names, MASTER, MASTER_PORT), *store],
         ),
         NODE: (
-            [_anyone(NODE_PORT), *_scrapes(cluster, NODE_HTTP_PORT)],
+            [_anyone(NODE_PORT), _pages(cluster, inputs, NODE_HTTP_PORT)],
             [_DNS, _to(names, NODE, NODE_PORT), _to(names, MASTER, MASTER_PORT), *store],
         ),
         GATEWAY: (
@@ -100,19 +100,22 @@ def _policy(
 
 def _masters_callers(names: Names, inputs: Inputs) -> Manifest:
     own = [_pods(names, component) for component in (MASTER, NODE, GATEWAY)]
+    return {"from": [*own, _operator(inputs)], "ports": _port(MASTER_PORT)}
+
+
+def _operator(inputs: Inputs) -> Manifest:
     namespace = inputs.settings.operator_namespace
-    labels = {NAMESPACE_LABEL: namespace} if namespace else {}
-    operator = {
-        "namespaceSelector": {"matchLabels": labels} if labels else {},
+    labels = {"matchLabels": {NAMESPACE_LABEL: namespace}} if namespace else {}
+    return {
+        "namespaceSelector": labels,
         "podSelector": {"matchLabels": {NAME_LABEL: MANAGED_BY}},
     }
-    return {"from": [*own, operator], "ports": _port(MASTER_PORT)}
 
 
-def _scrapes(cluster: Cluster, port: int) -> list[Manifest]:
-    if not cluster.spec.monitoring.enabled:
-        return []
-    return [{"from": [{"namespaceSelector": {}}], "ports": _port(port)}]
+def _pages(cluster: Cluster, inputs: Inputs, port: int) -> Manifest:
+    everyone: Manifest = {"namespaceSelector": {}}
+    caller = everyone if cluster.spec.monitoring.enabled else _operator(inputs)
+    return {"from": [caller], "ports": _port(port)}
 
 
 def _anyone(port: int) -> Manifest:

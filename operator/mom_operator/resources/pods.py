@@ -159,7 +159,13 @@ def _secured(container: Manifest) -> Manifest:
         "capabilities": {"drop": ["ALL"]},
     }
     mounts = [*container.get("volumeMounts", []), {"name": "tmp", "mountPath": "/tmp"}]
-    return {**container, "securityContext": security, "volumeMounts": mounts}
+    return {
+        **container,
+        # The last words of a process that ended go into the pod's status, and so into conditions.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": security,
+        "volumeMounts": mounts,
+    }
 
 
 def _spread(names: Names, parts: PodParts) -> list[Manifest]:
