@@ -27,8 +27,9 @@ _SUFFIXES: Final = {
     "Ei": Decimal(1 << 60),
 }
 # Bounded, so that no number of digits makes the arithmetic slow.
+_NUMBER: Final = r"[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}"
 _QUANTITY: Final = re.compile(
-    r"\+?([0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:([KMGTPE]i|[numkMGTPE]|)|[eE]([+-]?[0-9]{1,2}))"
+    rf"\+?({_NUMBER})(?:([KMGTPE]i|[numkMGTPE]|)|[eE]([+-]?[0-9]{{1,2}}))"
 )
 
 
