@@ -1,4 +1,4 @@
-"""What whoever runs the nodes tells the master: which there should be, and where; what it drains."""
+"""What whoever runs the nodes tells the master: which there should be, and what it drains."""
 
 from __future__ import annotations
 
