@@ -59,12 +59,18 @@ def open_socket(address: Address) -> socket.socket:
     Raises InvalidArgumentError when the port is taken (naming the process that has it) or the
     address can't be used.
     """
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    host = address.host
+    if host == "::" and not has_ipv6():
+        host = "0.0.0.0"  # "[::]" stands for both families, and IPv4 is all there is.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
+        if host == "::":
+            # Of both families, whatever the system's own default is.
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         # As servers do: connections of a former process in TIME_WAIT don't block the port.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((address.host, address.port))
+        bound.bind((host, address.port))
         # Listening here finds a port that another process bound in the same way and listens on.
         bound.listen(_BACKLOG)
     except OSError as error:
@@ -75,6 +81,15 @@ def open_socket(address: Address) -> socket.socket:
 
 
 _BACKLOG: Final = 2_048
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel knows IPv6 at all."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError:
+        return False
+    return True
 
 
 def _refusal(address: Address, error: OSError) -> InvalidArgumentError:

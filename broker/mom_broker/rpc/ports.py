@@ -87,9 +87,12 @@ def bind(address: Address, field: str = "listen") -> socket.socket:
     Raises InvalidArgumentError when the port is taken (naming the process that has it), is not
     permitted, or the host is none of this machine's.
     """
-    family, kind, protocol, _, where = _resolve(address, field)
+    family, kind, protocol, _, where = _resolve(_every_interface(address), field)
     bound = socket.socket(family, kind, protocol)
     try:
+        if family == socket.AF_INET6 and address.is_wildcard:
+            # Of both families, whatever the system's own default is.
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         # As servers do: connections of a former process in TIME_WAIT don't block the port.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(where)
@@ -97,6 +100,23 @@ def bind(address: Address, field: str = "listen") -> socket.socket:
         bound.close()
         raise _refusal(address, error, field) from None
     return bound
+
+
+def _every_interface(address: Address) -> Address:
+    """``[::]`` stands for both families; on a kernel without IPv6, IPv4 is all there is. gRPC does
+    the same."""
+    if address.host == "::" and not has_ipv6():
+        return Address("0.0.0.0", address.port)
+    return address
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel knows IPv6 at all."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError:
+        return False
+    return True
 
 
 def _resolve(address: Address, field: str) -> tuple[int, int, int, str, tuple[object, ...]]:
