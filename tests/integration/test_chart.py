@@ -133,6 +133,47 @@ def test_a_list_of_namespaces_needs_no_rights_over_the_whole() -> None:
     assert {one["metadata"]["namespace"] for one in roles} == {"a", "b", "default"}
 
 
+_KEEP = {"get", "list", "watch", "create", "patch", "delete"}
+# Exactly what the operator does, so that its rights never exceed it.
+OPERATOR_DOES = {
+    "momclusters": {"get", "list", "watch", "patch"},
+    "momtopics": {"get", "list", "watch", "patch"},
+    "momqueues": {"get", "list", "watch", "patch"},
+    "momclusters/status": {"patch"},
+    "momtopics/status": {"patch"},
+    "momqueues/status": {"patch"},
+    "momclusters/finalizers": {"update"},
+    "services": _KEEP,
+    "configmaps": _KEEP,
+    "serviceaccounts": _KEEP,
+    "secrets": {"get", "create", "patch", "delete"},
+    "pods": {"get", "list", "watch", "delete"},
+    "persistentvolumeclaims": {"get", "patch"},
+    "events": {"get", "create", "patch"},
+    "statefulsets": _KEEP,
+    "deployments": _KEEP,
+    "ingresses": _KEEP,
+    "networkpolicies": _KEEP,
+    "poddisruptionbudgets": _KEEP,
+    "podmonitors": {"get", "create", "patch", "delete"},
+    "nodes": {"get"},
+}
+
+
+@needs_helm
+def test_the_operator_may_do_what_it_does_and_no_more() -> None:
+    (role,) = (
+        one
+        for one in _manifests()
+        if one["kind"] == "ClusterRole" and one["metadata"]["name"] == "default-mom-operator"
+    )
+    allowed: dict[str, set[str]] = {}
+    for rule in role["rules"]:
+        for resource in rule["resources"]:
+            allowed.setdefault(resource, set()).update(rule["verbs"])
+    assert allowed == OPERATOR_DOES
+
+
 @needs_helm
 def test_the_operator_can_not_read_all_secrets() -> None:
     for manifest in _manifests():

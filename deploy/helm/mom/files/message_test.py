@@ -39,6 +39,6 @@ try:
     receipts = {"receipts": [message["receipt"]]}
     (result,) = call("POST", "/messages:ack", json.dumps(receipts).encode())["results"]
     assert result["status"] == "ok", result
-    print("a message was sent, received and acknowledged")
+    print("a message was sent, received and acknowledged")  # noqa: T201 - the log of the pod
 finally:
     call("DELETE")
