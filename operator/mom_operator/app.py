@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from mom_operator.kube import KINDS as API_KINDS
 from mom_operator.kube import Kube, credentials
 from mom_operator.machines import Machines
 from mom_operator.metrics import Metrics
-from mom_operator.names import CLUSTER_LABEL, MANAGED_BY
+from mom_operator.names import CLUSTER_LABEL, MANAGED_BY, Names
 from mom_operator.registry import KINDS, Change, Key, Registry
 from mom_operator.resources import OperatorSettings
 from mom_operator.spec import API_VERSION, CLUSTER_KIND
@@ -71,8 +71,15 @@ class Operator:
     """One replica."""
 
     def __init__(
-        self, settings: Settings, configuration: Configuration, clock: Clock, random: Random
+        self,
+        settings: Settings,
+        configuration: Configuration,
+        clock: Clock,
+        random: Random,
+        *,
+        master_address: Callable[[Names], str] = lambda names: names.master_address,
     ) -> None:
+        self._master_address = master_address
         self._settings = settings
         self._clock = clock
         self._random = random
@@ -119,6 +126,7 @@ class Operator:
             clock=self._clock,
             random=self._random,
             topics_due=lambda key: self._topics.cluster_turn(key),
+            master_address=self._master_address,
         )
         self._topics = TopicReconciler(
             self._kube,
@@ -199,7 +207,9 @@ class Operator:
         self._begin("election", self._stand())
 
     def _begin(self, name: str, work: Any) -> None:
-        self._tasks.append(asyncio.create_task(work, name=name))
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(_report)
+        self._tasks.append(task)
 
     async def stop(self) -> None:
         """Stop working, let the lease go, and close all connections."""
@@ -299,3 +309,9 @@ class Operator:
 
     async def _reconcile_topic(self, key: Key) -> int | None:
         return await self._topics.reconcile(key)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """A part never ends by itself, unless by a defect: then ``/healthz`` has us started again."""
+    if not task.cancelled():
+        _log.error("%s ended by a defect", task.get_name(), exc_info=task.exception())

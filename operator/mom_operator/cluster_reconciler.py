@@ -62,8 +62,13 @@ class ClusterReconciler:
         clock: Clock,
         random: Random,
         topics_due: Callable[[Key], None],
+        master_address: Callable[[Names], str],
     ) -> None:
-        """``topics_due`` is told a cluster whose topics and queues should be looked at."""
+        """``topics_due`` is told a cluster whose topics and queues should be looked at.
+
+        ``master_address`` tells where a cluster's masters are reached, for an operator that runs
+        outside of Kubernetes.
+        """
         self._kube = kube
         self._registry = registry
         self._children = children
@@ -73,6 +78,7 @@ class ClusterReconciler:
         self._clock = clock
         self._random = random
         self._topics_due = topics_due
+        self._master_address = master_address
         self._admins: dict[Key, Admin] = {}
         self._expected: dict[Key, tuple[dict[str, str], int]] = {}
 
@@ -189,9 +195,10 @@ class ClusterReconciler:
     async def _admin_of(self, key: Key, names: Names, values: Values) -> Admin:
         token = values[names.cluster_token]["token"].decode()
         admin = self._admins.get(key)
-        if admin is None or admin.token != token or admin.address != names.master_address:
+        address = self._master_address(names)
+        if admin is None or admin.token != token or admin.address != address:
             await self._forget(key)
-            admin = Admin(names.master_address, token, self._clock)
+            admin = Admin(address, token, self._clock)
             self._admins[key] = admin
         return admin
 

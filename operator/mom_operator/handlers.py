@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import kopf
 
+from mom_operator.kube import KINDS as API_KINDS
 from mom_operator.kube import Credentials
 from mom_operator.registry import KINDS, Key
 from mom_operator.registry import key_of as key_of_resource
@@ -78,7 +79,8 @@ def make_registry(credentials: Callable[[], Credentials], put: Put) -> kopf.Oper
         put(key_of_resource(event["object"]), event["type"] or "", _copied(event["object"]))
 
     for kind in KINDS:
-        kopf.on.event(GROUP, VERSION, kind=kind, registry=registry, id=kind)(hand_over)
+        plural = API_KINDS[kind].plural
+        kopf.on.event(GROUP, VERSION, plural, registry=registry, id=kind)(hand_over)
     return registry
 
 
