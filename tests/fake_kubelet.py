@@ -20,7 +20,9 @@ from mom_broker.master.settings import MasterSettings
 from mom_broker.node.app import Node
 from mom_broker.node.settings import NodeSettings
 from mom_broker.rpc.system import SystemClock, SystemRandom
+from mom_broker.storage.catalog_view import CatalogView
 from mom_broker.storage.memory import MemoryStore
+from mom_core.topics import TopicConfig
 
 CONTROLLERS = (
     "deployment-controller",
@@ -123,11 +125,25 @@ class FakeKubelet:
         masters = self._masters.get(cluster) or {}
         return next((one.address for one in masters.values()), "127.0.0.1:1")
 
-    def node(self, pod: str) -> Node:
-        """The MOM node that runs as a pod of the namespace ``default``."""
-        found = self._running[f"default/{pod}"]
-        assert isinstance(found, Node)
-        return found
+    def _view(self, cluster: str) -> CatalogView:
+        master = next(iter(self._masters[cluster].values()))
+        return master._view
+
+    def placed(self, cluster: str, node_id: str) -> int:
+        """How many partitions are placed on a node."""
+        return sum(
+            owner.node_id == node_id
+            for found in self._view(cluster).assignments.values()
+            for owner in found.assignment.owners
+        )
+
+    def topics(self, cluster: str) -> set[str]:
+        """Names of the topics and queues that stand in a cluster."""
+        return set(self._view(cluster).topics)
+
+    def config(self, cluster: str, topic: str) -> TopicConfig:
+        """The settings of a topic as they stand."""
+        return self._view(cluster).topics[topic]
 
     async def lose_machine(self, name: str) -> None:
         """A machine loses its power: nothing on it answers or ends any more."""
@@ -135,6 +151,12 @@ class FakeKubelet:
         await self._machine_is(name, ready=False)
         for pod in [pod for pod, where in self._where.items() if where == name]:
             await _end(self._running.pop(pod, None), drain=False)
+
+    async def return_machines(self) -> None:
+        """Lost machines come back, empty."""
+        for name in tuple(self._dead):
+            self._dead.discard(name)
+            await self._machine_is(name, ready=True)
 
     async def _machine_is(self, name: str, *, ready: bool) -> None:
         condition = {"type": "Ready", "status": "True" if ready else "Unknown", "reason": "Test"}
@@ -211,6 +233,7 @@ class FakeKubelet:
                 node_id=pod["metadata"]["name"],
                 listen="127.0.0.1:0",
                 open_to_all=True,
+                drain_timeout_ms=2_000,  # Nobody takes the partitions of a cluster that goes.
                 masters=tuple(one.address for one in self._masters.get(cluster, {}).values()),
             )
             process = Node(node, store, clock, SystemRandom())

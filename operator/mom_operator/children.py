@@ -14,7 +14,7 @@ import msgspec
 
 from mom_core.ports import Clock
 from mom_operator.informer import Informer, slim
-from mom_operator.kube import Kube, Object, check_owner, owner_uids
+from mom_operator.kube import FormerOwnerError, Kube, Object, check_owner, owner_uids
 
 # Kinds that are mirrored by a watch of our label.
 MIRRORED: Final = (
@@ -116,7 +116,11 @@ class Children:
         existing = await self.find(key)
         wanted = _digest(manifest)
         if existing is not None:
-            check_owner(manifest, existing)
+            try:
+                check_owner(manifest, existing)
+            except FormerOwnerError:
+                self._read.pop(key, None)  # It goes any moment.
+                raise
             if self._applied.get(key) == (wanted, fingerprint(existing)):
                 return existing
         applied = slim(await self._kube.apply(manifest, existing))

@@ -21,7 +21,7 @@ from mom_operator.admin import Admin
 from mom_operator.children import ChildKey, Children
 from mom_operator.conditions import READY
 from mom_operator.events import Events
-from mom_operator.kube import FormerOwnerError, Kube, KubeError, OwnershipError
+from mom_operator.kube import FormerOwnerError, Kube, KubeError, OwnershipError, owner_uids
 from mom_operator.machines import Machines
 from mom_operator.names import CLUSTER_LABEL, GATEWAY, MASTER, NODE, REDIS, Names
 from mom_operator.observed import TEMPLATE_HASH_ANNOTATION, Observed, Problem
@@ -171,16 +171,19 @@ class ClusterReconciler:
         ]
         return Observed(
             pods=tuple(sorted(pods, key=lambda pod: pod.name)),
-            node=self._workload("StatefulSet", namespace, names.node),
-            redis=self._workload("StatefulSet", namespace, names.redis),
-            master=self._workload("Deployment", namespace, names.master),
-            gateway=self._workload("Deployment", namespace, names.gateway),
+            node=self._workload(cluster, "StatefulSet", names.node),
+            redis=self._workload(cluster, "StatefulSet", names.redis),
+            master=self._workload(cluster, "Deployment", names.master),
+            gateway=self._workload(cluster, "Deployment", names.gateway),
         )
 
-    def _workload(self, kind: str, namespace: str, name: str) -> observed.Workload | None:
-        mirror = self._children.mirrored(kind, namespace)
-        found = mirror.get(namespace, name) if mirror is not None else None
-        return observed.parse_workload(found) if found is not None else None
+    def _workload(self, cluster: Cluster, kind: str, name: str) -> observed.Workload | None:
+        """A workload of this very cluster: one of an earlier cluster of its name does not count."""
+        mirror = self._children.mirrored(kind, cluster.namespace)
+        found = mirror.get(cluster.namespace, name) if mirror is not None else None
+        if found is None or cluster.uid not in owner_uids(found):
+            return None
+        return observed.parse_workload(found)
 
     async def _with_mom(self, key: Key, names: Names, values: Values, seen: Observed) -> Observed:
         """Ask the masters, if one could answer."""

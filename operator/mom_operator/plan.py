@@ -27,7 +27,7 @@ from mom_operator.spec import Cluster, ScaleDownPolicy
 # A pod that outlived its grace period by this much, on a machine that is gone, is deleted by force.
 FORCE_AFTER_S: Final = 5
 # While something is under way and no event may tell of its end: the master's counts have no watch.
-RECHECK_MS: Final = 1_000
+RECHECK_MS: Final = 300
 
 SCALE_UP: Final = "ScaleUp"
 SCALE_DOWN: Final = "ScaleDown"

@@ -285,19 +285,27 @@ class Registry:
 
     def _unexpected_writes(self) -> Sequence[KeyWrite]:
         """Forget nodes that were lost, have nothing and are not awaited any more."""
-        if not self._expected.racks:
-            return ()
         return [
             write
             for record in self._view.nodes.values()
-            if record.state is NodeState.LOST
-            and record.node_id not in self._expected.racks
-            and not self.placed().get(record.node_id)
-            for write in (
-                KeyWrite(catalog.node_key(record.node_id), None),
-                KeyWrite(INTENTS_PREFIX + record.node_id, None),
-            )
+            if record.state is NodeState.LOST and self._is_unexpected(record)
+            for write in self._forget_write(record)
         ]
+
+    def _is_unexpected(self, record: NodeRecord) -> bool:
+        """Whether somebody says which nodes there should be, and this empty one is none of them."""
+        expected = self._expected.racks
+        placed = self.placed().get(record.node_id)
+        return bool(expected) and record.node_id not in expected and not placed
+
+    def _forget_write(self, record: NodeRecord) -> Sequence[KeyWrite]:
+        return (
+            KeyWrite(catalog.node_key(record.node_id), None),
+            KeyWrite(INTENTS_PREFIX + record.node_id, None),
+        )
+
+    def _revision_of(self, node_id: str) -> int | None:
+        return self._view.revisions.get(catalog.node_key(node_id))
 
     # Deadlines.
 
@@ -342,8 +350,11 @@ class Registry:
             return ()
         if self._has_left(record):
             _log.info("node left", extra={"node_id": node_id})
-            key = catalog.node_key(node_id)
-            return [KeyWrite(key, None, self._view.revisions.get(key))]
+            return [KeyWrite(catalog.node_key(node_id), None, self._revision_of(node_id))]
+        if self._is_unexpected(record):
+            _log.info("node left, and is not expected back", extra={"node_id": node_id})
+            self._intents.pop(node_id, None)
+            return self._forget_write(record)
         _log.warning("node lost", extra={"node_id": node_id, "address": record.address})
         self._lost_count.inc()
         lost = msgspec.structs.replace(record, state=NodeState.LOST)
