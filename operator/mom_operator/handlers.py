@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import kopf
 
+from mom_operator.kube import FIELD_MANAGER, Credentials
 from mom_operator.kube import KINDS as API_KINDS
-from mom_operator.kube import Credentials
 from mom_operator.registry import KINDS, Key
 from mom_operator.registry import key_of as key_of_resource
 from mom_operator.spec import GROUP, VERSION
@@ -132,7 +132,11 @@ class ResourceWatch:
                 self.restarts += 1
 
     async def _operate(self) -> None:
+        # Only for peering, which is off. Without one kopf asks for the user's name, and the user of
+        # a container has none.
+        identity: Any = FIELD_MANAGER
         await kopf.operator(
+            identity=identity,
             registry=self._registry,
             settings=make_settings(),
             standalone=True,

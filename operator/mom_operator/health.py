@@ -89,7 +89,9 @@ class Pages:
         app.router.add_get("/metrics", self._show_metrics)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
+        # asyncio takes "::" for IPv6 alone, and no host for all there is.
+        host = None if self._host in ("", "::") else self._host
+        await web.TCPSite(self._runner, host, self._port).start()
 
     async def stop(self) -> None:
         """Stop listening."""

@@ -27,8 +27,9 @@ from mom_operator.spec import Cluster, DeletionPolicy, ManagedRedis
 
 # User and group "redis" of the public images of Redis and Valkey.
 REDIS_USER: Final = 999
-CONFIG_PATH: Final = "/etc/redis/config"
-AUTH_PATH: Final = "/etc/redis/auth"
+# Not below /etc/redis: packages of Redis make that a folder which only their own user may enter.
+CONFIG_PATH: Final = "/etc/mom/redis-config"
+AUTH_PATH: Final = "/etc/mom/redis-auth"
 AUTH_KEY: Final = "auth.conf"
 DATA_PATH: Final = "/data"
 
