@@ -7,6 +7,7 @@ and a Redis that the kernel kills for its memory comes back only to be killed ag
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from mom_core.limits import MIB
@@ -138,6 +139,18 @@ def _stateful_set(
         "template": _template(cluster, names, inputs, managed, config_digest),
         "volumeClaimTemplates": [_claim(names, inputs, managed)],
     }
+
+
+def volume_growth(managed: ManagedRedis, claim: Mapping[str, Any]) -> Manifest | None:
+    """The merge patch that makes a PersistentVolumeClaim as large as the spec wants; None where it
+    is so already. A claim template can't change, so the claim itself is what grows; whether it may
+    is up to its storage class."""
+    requests = claim.get("spec", {}).get("resources", {}).get("requests", {})
+    has_bytes = quantity_bytes(requests.get("storage", 0), "spec.resources.requests.storage")
+    wanted = managed.storage.size
+    if quantity_bytes(wanted, "spec.redis.managed.storage.size") <= has_bytes:
+        return None
+    return {"spec": {"resources": {"requests": {"storage": str(wanted)}}}}
 
 
 def _claim(names: Names, inputs: Inputs, managed: ManagedRedis) -> Manifest:

@@ -14,8 +14,8 @@ from mom_operator.resources import Child, Inputs, OperatorSettings, desired, pod
 from mom_operator.resources.inputs import image_reference
 from mom_operator.resources.pod_template import merged
 from mom_operator.resources.quantity import quantity_bytes
-from mom_operator.resources.redis import maxmemory_bytes
-from mom_operator.spec import Cluster, SpecError
+from mom_operator.resources.redis import maxmemory_bytes, volume_growth
+from mom_operator.spec import Cluster, ManagedRedis, SpecError, Storage
 
 CLUSTERS = [(MINIMAL, MINIMAL_INPUTS), (FULL, FULL_INPUTS)]
 everywhere = pytest.mark.parametrize(("cluster", "inputs"), CLUSTERS, ids=["minimal", "full"])
@@ -219,6 +219,18 @@ def test_a_grown_volume_does_not_change_the_claim_template() -> None:
     inputs = msgspec.structs.replace(MINIMAL_INPUTS, redis_volume_size="10Gi")
     (claim,) = _by_component(grown, inputs)["redis"]["spec"]["volumeClaimTemplates"]
     assert claim["spec"]["resources"]["requests"]["storage"] == "10Gi"
+
+
+@pytest.mark.parametrize(
+    ("has", "wants", "patched"), [("10Gi", "20Gi", "20Gi"), ("20Gi", "10Gi", None), (1, "1", None)]
+)
+def test_a_volume_grows_by_its_claim(has: object, wants: str, patched: str | None) -> None:
+    managed = ManagedRedis(storage=Storage(size=wants))
+    claim = {"spec": {"resources": {"requests": {"storage": has}}}}
+    growth = volume_growth(managed, claim)
+    assert (growth is None) == (patched is None)
+    if growth is not None:
+        assert growth["spec"]["resources"]["requests"] == {"storage": patched}
 
 
 def test_only_redis_waits_for_its_machine() -> None:
