@@ -36,11 +36,11 @@ from mom_operator.resources.metadata import child
 from mom_operator.spec import Cluster
 
 NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
-_DNS_PORT: Final = 53
+# Policies see the ports of pods, and OpenShift's name servers listen on the second one.
+_DNS_PORTS: Final = (53, 5353)
 _DNS: Final[Manifest] = {
     "ports": [
-        {"port": _DNS_PORT, "protocol": "UDP"},
-        {"port": _DNS_PORT, "protocol": "TCP"},
+        {"port": port, "protocol": protocol} for port in _DNS_PORTS for protocol in ("UDP", "TCP")
     ]
 }
 
