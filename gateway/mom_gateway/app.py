@@ -41,8 +41,8 @@ CONTROL_ROUTES: Final[tuple[Described, ...]] = (
     TOKENS,
     HEALTH,
 )
-# Longer than proxies keep idle connections (nginx 60 s, Traefik 90 s): whoever closes first must not
-# be the server, or a request that is just on its way fails.
+# Longer than proxies keep idle connections (nginx 60 s, Traefik 90 s): whoever closes first must
+# not be the server, or a request that is just on its way fails.
 _KEEP_ALIVE_S: Final = 120
 
 
