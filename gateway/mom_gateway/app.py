@@ -40,9 +40,9 @@ CONTROL_ROUTES: Final[tuple[Described, ...]] = (
     TOKENS,
     HEALTH,
 )
-# Longer than the 60 s of common proxies: whoever closes first must not be the server, or a request
-# that is just on its way fails.
-_KEEP_ALIVE_S: Final = 75
+# Longer than proxies keep idle connections (nginx 60 s, Traefik 90 s): whoever closes first must
+# not be the server, or a request that is just on its way fails.
+_KEEP_ALIVE_S: Final = 120
 
 
 def entries() -> list[Entry]:

@@ -120,9 +120,12 @@ def open_socket(address: Address, field: str = "listen") -> socket.socket:
     Raises InvalidArgumentError when the port is taken (naming the process that has it), is not
     permitted, or the host is none of this machine's.
     """
-    family, kind, protocol, _, where = _resolve(address, field)
+    family, kind, protocol, _, where = _resolve(_every_interface(address), field)
     opened = socket.socket(family, kind, protocol)
     try:
+        if family == socket.AF_INET6 and address.is_wildcard:
+            # Of both families, whatever the system's own default is.
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         # As servers do: connections of a former process in TIME_WAIT don't block the port.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(where)
@@ -133,6 +136,23 @@ def open_socket(address: Address, field: str = "listen") -> socket.socket:
         raise _refusal(address, error, field) from None
     opened.setblocking(False)
     return opened
+
+
+def _every_interface(address: Address) -> Address:
+    """``[::]`` stands for both families; on a kernel without IPv6, IPv4 is all there is. gRPC does
+    the same."""
+    if address.host == "::" and not has_ipv6():
+        return Address("0.0.0.0", address.port)
+    return address
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel knows IPv6 at all."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError:
+        return False
+    return True
 
 
 def _resolve(address: Address, field: str) -> tuple[int, int, int, str, tuple[object, ...]]:

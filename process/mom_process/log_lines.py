@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
@@ -18,6 +19,8 @@ import msgspec
 LOG_FORMATS: Final = ("human", "json")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
+# Its lines about starting and stopping say nothing that ours do not.
+_QUIET: Final = {"uvicorn.error": logging.WARNING}
 _STANDARD: Final = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {
     "message",
     "asctime",
@@ -40,16 +43,22 @@ def redact(text: str) -> str:
 
 
 def configure_logging(
-    log_format: str = "human", level: str = "info", stream: TextIO | None = None
+    log_format: str = "human",
+    level: str = "info",
+    stream: TextIO | None = None,
+    quiet: Mapping[str, int] = _QUIET,
 ) -> None:
-    """Send the process's log to ``stream`` (standard error) in one of LOG_FORMATS."""
+    """Send the process's log to ``stream`` (standard error) in one of LOG_FORMATS.
+
+    ``quiet`` are loggers of libraries and their lowest level.
+    """
     assert log_format in LOG_FORMATS, "an unknown log format"
     assert level in LOG_LEVELS, "an unknown log level"
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    # Its lines about starting and stopping say nothing that ours do not.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    for name, lowest in quiet.items():
+        logging.getLogger(name).setLevel(lowest)
 
 
 class JsonFormatter(logging.Formatter):

@@ -201,6 +201,34 @@ class TopicAdmin:
                 f"Delete one before creating {new.name!r}"
             )
 
+    async def alter_subscription(
+        self, topic_name: str, name: str, patch: bytes
+    ) -> SubscriptionConfig:
+        """Apply a JSON merge patch of the shown form.
+
+        Raises NotFoundError, or InvalidArgumentError that names the field, or says that a queue's
+        own subscription is altered with the queue.
+        """
+        changes = _decode_patch(patch)
+
+        def plan() -> tuple[Sequence[KeyWrite], SubscriptionConfig]:
+            topic = self.get(topic_name)
+            if topic.kind is TopicKind.QUEUE:
+                raise InvalidArgumentError(
+                    f"alter the queue {topic.name!r} itself: its subscription follows",
+                    field="topic",
+                )
+            before = self._view.subscriptions.get(topic.topic_id, {}).get(name)
+            if before is None:
+                raise _no_subscription(topic_name, name)
+            after = topics.patch_subscription(before, changes)
+            if after == before:
+                return (), before
+            key = catalog.subscription_key(topic.topic_id, name)
+            return [_subscription_write(topic, after, self._view.revisions[key])], after
+
+        return await self._writer.apply(plan)
+
     async def delete_subscription(self, topic_name: str, name: str) -> None:
         """Delete a subscription. Raises NotFoundError, and InvalidArgumentError for a queue's."""
 
@@ -213,12 +241,14 @@ class TopicAdmin:
                     field="topic",
                 )
             if name not in self._view.subscriptions.get(topic.topic_id, {}):
-                raise NotFoundError(
-                    f"topic {topic_name!r} has no subscription {name[:256]!r}", field="name"
-                )
+                raise _no_subscription(topic_name, name)
             return [KeyWrite(catalog.subscription_key(topic.topic_id, name), None)], None
 
         await self._writer.apply(plan)
+
+
+def _no_subscription(topic: str, name: str) -> NotFoundError:
+    return NotFoundError(f"topic {topic!r} has no subscription {name[:256]!r}", field="name")
 
 
 def _subscription_write(

@@ -21,6 +21,12 @@ def server_flags(default_listen: str, default_http_port: int) -> Callable[[Comma
             help="Where everything durable lives: redis://HOST:PORT, valkey://, rediss://, or "
             "sqlite:///DIRECTORY for a single process.",
         ),
+        flag(
+            "--store-wait-ms",
+            default=0,
+            type=click.IntRange(min=0),
+            help="Wait so long at the start for a store that is away, instead of ending.",
+        ),
         flag("--listen", default=default_listen, metavar="HOST:PORT", help="Serve gRPC here."),
         flag(
             "--advertise",

@@ -94,6 +94,7 @@ def node_messages(
             rack=one.rack,
             state=one.state.value,
             partitions=partitions.get(one.node_id, 0),
+            state_by=one.state_by,
         )
         for _, one in sorted(nodes.items())
     ]

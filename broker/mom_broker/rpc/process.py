@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import click
 import uvloop
@@ -22,6 +23,9 @@ from mom_process.stopping import stop_event
 from mom_process.system import SystemClock, SystemRandom
 
 _log = logging.getLogger(__name__)
+
+# Between two tries to open a store that is away: it is asked for seldom, and back within a second.
+STORE_RETRY_MS: Final = 500
 
 
 class Server(Protocol):
@@ -56,6 +60,7 @@ def run_server(
     open_store: Callable[..., Store],
     *,
     store: str,
+    store_wait_ms: int,
     listen: str,
     advertise: str,
     id: str,
@@ -71,7 +76,8 @@ def run_server(
     """Run a server as its flags say until SIGTERM or SIGINT, then drain it and end the process.
 
     The parameters are the flags of :func:`mom_broker.rpc.flags.server_flags`. A second signal ends
-    the process at once. ``http_port`` below 0 serves no health pages. Raises click's exception, for
+    the process at once. ``http_port`` below 0 serves no health pages. A store that is away at the
+    start is waited for; one with unsafe settings is refused at once. Raises click's exception, for
     its one line, when a flag can't be.
     """
     configure_logging(log_format, log_level)
@@ -100,21 +106,58 @@ def run_server(
     if access.open_to_all:
         _log.warning(open_notice(address))
     try:
-        uvloop.run(_serve(made, lambda store: make(start, store), address.host, http_port))
+        serving = _serve(
+            made, lambda store: make(start, store), address.host, http_port, store_wait_ms
+        )
+        uvloop.run(serving)
     except MomError as error:
         raise click.ClickException(error.message) from None
 
 
+class StoreGate:
+    """Opens a store, waiting for one that is away, and says meanwhile what it waits for."""
+
+    def __init__(self, store: Store, ready: Check, clock: Clock) -> None:
+        self._store = store
+        self._ready = ready
+        self._clock = clock
+        self._waiting = "opening the store"
+        self.opened = False
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether the server is ready; before the store is open, why it is not."""
+        return self._ready() if self.opened else (False, self._waiting)
+
+    async def open(self, wait_ms: int) -> None:
+        """Open the store. Raises the last error after ``wait_ms``, and at once one that stays."""
+        deadline_ms = self._clock.monotonic_ms() + wait_ms
+        while not self.opened:
+            try:
+                await self._store.open()
+                self.opened = True
+            except MomError as error:
+                if not error.retriable or self._clock.monotonic_ms() >= deadline_ms:
+                    raise
+                if self._waiting != error.message:
+                    _log.warning("waiting for the store: %s", error.message)
+                self._waiting = error.message
+                await self._clock.sleep(STORE_RETRY_MS)
+
+
 async def _serve(
-    store: Store, make: Callable[[Store], Server], http_host: str, http_port: int
+    store: Store,
+    make: Callable[[Store], Server],
+    http_host: str,
+    http_port: int,
+    store_wait_ms: int,
 ) -> None:
     stop = stop_event()
     server = make(store)
-    health = await _health(server.ready, server.registry, http_host, http_port)
-    opened = False
+    gate = StoreGate(store, server.ready, SystemClock())
+    health = await _health(gate.ready, server.registry, http_host, http_port)
     try:
-        await store.open()
-        opened = True
+        if not await _opened(gate, store_wait_ms, stop):
+            return
         await server.start()
         await stop.wait()
         _log.info("stopping: handing over and finishing what was accepted")
@@ -122,8 +165,22 @@ async def _serve(
     finally:
         if health is not None:
             await health.stop()
-        if opened:
+        if gate.opened:
             await store.close()
+
+
+async def _opened(gate: StoreGate, wait_ms: int, stop: asyncio.Event) -> bool:
+    """Whether the store was opened before the process was told to stop."""
+    opening = asyncio.create_task(gate.open(wait_ms))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not opening.done():
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        return gate.opened
+    opening.result()
+    return True
 
 
 async def _health(

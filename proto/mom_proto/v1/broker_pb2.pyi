@@ -86,6 +86,7 @@ class NodeInfo(_message.Message):
     RACK_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
+    STATE_BY_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """Unique and stable, such as "my-mom-node-0"."""
     address: _builtins.str
@@ -96,6 +97,8 @@ class NodeInfo(_message.Message):
     """"active", "cordoned", "draining" or "lost"."""
     partitions: _builtins.int
     """Partitions placed on it."""
+    state_by: _builtins.str
+    """Who brought it into this state: see SetNodeStateRequest. Empty: a person, or nobody."""
     def __init__(
         self,
         *,
@@ -104,10 +107,11 @@ class NodeInfo(_message.Message):
         rack: _builtins.str = ...,
         state: _builtins.str = ...,
         partitions: _builtins.int = ...,
+        state_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "partitions", b"partitions", "rack", b"rack", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "partitions", b"partitions", "rack", b"rack", "state", b"state", "state_by", b"state_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
