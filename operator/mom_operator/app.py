@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
-from kubernetes.aio.client.configuration import Configuration
 
 from mom_core.errors import MomError
 from mom_core.ports import Clock, Random
@@ -29,7 +28,7 @@ from mom_operator.handlers import ResourceWatch
 from mom_operator.health import Hearing, alive
 from mom_operator.informer import Informer, slim, slim_pod
 from mom_operator.kube import KINDS as API_KINDS
-from mom_operator.kube import Kube, credentials
+from mom_operator.kube import ApiConfiguration, Kube, credentials
 from mom_operator.machines import Machines
 from mom_operator.metrics import Metrics
 from mom_operator.names import CLUSTER_LABEL, MANAGED_BY, Names
@@ -73,7 +72,7 @@ class Operator:
     def __init__(
         self,
         settings: Settings,
-        configuration: Configuration,
+        configuration: ApiConfiguration,
         clock: Clock,
         random: Random,
         *,

@@ -26,6 +26,7 @@ from kubernetes.aio.config import config_exception, incluster_config, kube_confi
 from mom_core.errors import ErrorCode, MomError
 
 Object = dict[str, Any]
+ApiConfiguration = Configuration
 
 FIELD_MANAGER: Final = "mom-operator"
 # One short call. Longer than the API server's own limit for most, shorter than a run's deadline.
