@@ -147,7 +147,9 @@ class Namespace:
         parts: Sequence[Sequence[str]] = (
             ("get", "pods", "-o", "wide"),
             ("get", "events", "--sort-by=.lastTimestamp"),
+            ("get", "momclusters,momtopics,momqueues", "-o", "yaml"),
             ("logs", "--all-containers", "--prefix", "--tail=30", "-l", "app", "--ignore-errors"),
+            ("logs", "--prefix", "--tail=30", "-l", "mom.dev/cluster", "--ignore-errors"),
         )
         return "\n".join(
             f"--- kubectl {' '.join(words)}\n{self.kubectl(*words, check=False)}" for words in parts

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from mom_broker.rpc.system import SystemClock, SystemRandom
 
 from integration.test_operator import api, pytestmark  # noqa: F401 - the fixture of this module, too
 from kube_api_server import KubeApiServer
 from mom_broker.master.app import Master
 from mom_broker.master.settings import MasterSettings
-from mom_broker.rpc.system import SystemClock, SystemRandom
 from mom_broker.storage.memory import MemoryStore
 from operator_lab import Lab, cluster, is_ready, topic
 from redis_server import free_port

@@ -9,8 +9,8 @@ from typing import Any
 
 import kopf
 import pytest
-
 from mom_client.system import SystemClock, SystemRandom
+
 from mom_operator import handlers
 from mom_operator.children import fingerprint
 from mom_operator.health import CONTACT_MS_MAX, Hearing, alive

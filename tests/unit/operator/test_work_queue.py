@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
 from mom_client.system import SystemClock, SystemRandom
+
 from mom_operator.work_queue import (
     BACKOFF_MS_FIRST,
     BACKOFF_MS_MAX,
