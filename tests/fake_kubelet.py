@@ -22,6 +22,8 @@ from mom_broker.node.settings import NodeSettings
 from mom_broker.rpc.system import SystemClock, SystemRandom
 from mom_broker.storage.catalog_view import CatalogView
 from mom_broker.storage.memory import MemoryStore
+from mom_core.access import TokenRecord
+from mom_core.catalog import TOKENS_PREFIX, decode
 from mom_core.topics import TopicConfig
 
 CONTROLLERS = (
@@ -144,6 +146,11 @@ class FakeKubelet:
     def config(self, cluster: str, topic: str) -> TopicConfig:
         """The settings of a topic as they stand."""
         return self._view(cluster).topics[topic]
+
+    async def tokens(self, cluster: str) -> list[TokenRecord]:
+        """The tokens that a cluster knows."""
+        entries = await self._stores[cluster].list(TOKENS_PREFIX)
+        return [decode(one.value, TokenRecord) for one in entries]
 
     async def lose_machine(self, name: str) -> None:
         """A machine loses its power: nothing on it answers or ends any more."""

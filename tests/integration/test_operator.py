@@ -101,6 +101,32 @@ async def test_children_that_are_deleted_or_edited_come_back(lab: Lab) -> None:
     await lab.ready(mom)
 
 
+async def test_a_lost_admin_token_is_made_again(lab: Lab) -> None:
+    mom = cluster("token")
+    lab.apply(mom)
+    await lab.ready(mom)
+    secret = _child("v1", "Secret", "token-admin-token")
+    before = lab.get(secret)["data"]["token"]
+    lab.delete(secret)
+    await lab.until(lambda: lab.get(secret).get("data", {}).get("token", before) != before)
+    binding = _child("v1", "Secret", "token-binding")
+    await lab.until(lambda: lab.get(binding)["data"]["token"] == lab.get(secret)["data"]["token"])
+    assert [one.name for one in await lab.kubelet.tokens("token")] == ["operator-admin"]
+
+
+async def test_a_missing_secret_is_named_and_its_coming_is_noticed(lab: Lab) -> None:
+    mom = cluster(
+        "outside", redis={"external": {"urlSecretRef": {"name": "my-redis", "key": "url"}}}
+    )
+    lab.apply(mom)
+    said = await lab.says(mom, "SecretMissing", "Degraded")
+    assert "my-redis" in said["message"]
+    secret = _child("v1", "Secret", "my-redis") | {"data": {"url": "cmVkaXM6Ly94"}}
+    lab.apply(secret)
+    await lab.ready(mom, 40)
+    lab.delete(secret)
+
+
 async def test_what_is_not_ours_is_never_taken_over(lab: Lab) -> None:
     mom = cluster("taken")
     theirs = _child("v1", "ConfigMap", "taken-redis") | {"data": {"redis.conf": "theirs"}}
