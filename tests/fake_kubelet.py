@@ -152,6 +152,10 @@ class FakeKubelet:
         entries = await self._stores[cluster].list(TOKENS_PREFIX)
         return [decode(one.value, TokenRecord) for one in entries]
 
+    def lose_store(self, cluster: str) -> None:
+        """What the cluster stored is gone: processes that start from now on find nothing."""
+        del self._stores[cluster]
+
     async def lose_machine(self, name: str) -> None:
         """A machine loses its power: nothing on it answers or ends any more."""
         self._dead.add(name)

@@ -362,6 +362,18 @@ async def test_data_goes_only_by_policy_and_nothing_hangs(lab: Lab) -> None:
     await lab.until(lambda: not lab.get(left))
 
 
+async def test_a_store_that_was_lost_gets_its_topics_again(lab: Lab) -> None:
+    mom, orders = cluster("lost"), topic("orders", "lost", partitions=2)
+    lab.apply(mom)
+    lab.apply(orders)
+    before = (await lab.ready(orders))["status"]["topicId"]
+    lab.kubelet.lose_store("lost")
+    for pod in [*lab.pods("master"), *lab.pods("node")]:
+        lab.delete(pod | {"apiVersion": "v1", "kind": "Pod"})
+    await lab.until(lambda: lab.get(orders)["status"]["topicId"] != before)
+    await lab.ready(mom)
+
+
 async def test_a_changed_setting_is_mended_and_an_absent_one_is_not_managed(lab: Lab) -> None:
     mom = cluster("mend")
     orders = topic("orders", "mend", partitions=1, retention={"time": "1h"})
