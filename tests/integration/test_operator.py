@@ -16,6 +16,7 @@ import yaml
 import kube_api_server
 from fake_kubelet import Controllers
 from kube_api_server import KubeApiServer
+from mom_operator.election import LEASE_MS, STOP_MS
 from operator_lab import ROOT, Lab, changed, cluster, condition, is_ready, names, topic
 
 pytestmark = [
@@ -402,6 +403,26 @@ async def test_two_operators_take_turns(lab: Lab) -> None:
         await lab.ready(mom)
     finally:
         await second.stop()
+
+
+async def test_an_api_server_that_stands_still_ends_the_lead_and_nothing_else(lab: Lab) -> None:
+    mom = cluster("still")
+    lab.apply(mom)
+    await lab.ready(mom)
+    operator = lab.operator
+    assert operator is not None
+    lab.api.pause()
+    try:
+        async with asyncio.timeout((LEASE_MS - STOP_MS) / 1000 + 5):
+            while operator.leading:  # noqa: ASYNC110 - nothing here tells of it
+                await asyncio.sleep(0.1)
+        assert operator.well() == (True, "stands by")
+    finally:
+        lab.api.resume()
+    await lab.until(lambda: operator.leading, 40)
+    lab.apply(changed(mom, nodes={"replicas": 4}))
+    await lab.ready(mom)
+    assert lab.get(mom)["status"]["nodesReady"] == "4/4"
 
 
 def _child(api_version: str, kind: str, name: str) -> dict[str, Any]:
