@@ -65,6 +65,7 @@ class Admin:
         found = master_pb2.GetClusterResponse.FromString(reply)
         return Mom(
             nodes={one.node_id: _node(one) for one in found.nodes},
+            cluster_id=found.cluster_id.hex(),
             version=found.version,
             partitions=found.partitions,
             partitions_without_owner=found.partitions_without_owner,

@@ -124,7 +124,7 @@ class Operator:
             self._settings.clusters,
             clock=self._clock,
             random=self._random,
-            topics_due=lambda key: self._topics.cluster_turn(key),
+            topics_due=lambda key, store_id: self._topics.cluster_turn(key, store_id),
             master_address=self._master_address,
         )
         self._topics = TopicReconciler(
@@ -156,6 +156,11 @@ class Operator:
         metrics.show("queue_depth", "Objects that wait, resyncs included.", queue.depth)
         metrics.show("queue_late", "Lanes in which an object waits for a worker.", queue.due)
         metrics.show("stuck_objects", "Objects that fail again and again.", queue.stuck)
+        metrics.show(
+            "watch_restarts",
+            "Times that the watch of our resources was begun anew.",
+            lambda: self._watch.restarts if self._watch is not None else 0,
+        )
         metrics.show("leading", "1 while this replica leads.", lambda: float(self.leading))
         for kind in KINDS:
             metrics.show(

@@ -70,10 +70,11 @@ class ClusterReconciler:
         *,
         clock: Clock,
         random: Random,
-        topics_due: Callable[[Key], None],
+        topics_due: Callable[[Key, str], None],
         master_address: Callable[[Names], str],
     ) -> None:
-        """``topics_due`` is told a cluster whose topics and queues should be looked at.
+        """``topics_due`` is told a cluster whose topics and queues should be looked at, with the id
+        of its store, empty when it is gone.
 
         ``master_address`` tells where a cluster's masters are reached, for an operator that runs
         outside of Kubernetes.
@@ -106,7 +107,7 @@ class ClusterReconciler:
         if obj is None or obj["metadata"].get("deletionTimestamp"):
             # Its children go with it, by their owner references. Nothing is made again.
             await self._forget(key)
-            self._topics_due(key)
+            self._topics_due(key, "")
             return None
         now = datetime.now(UTC)
         before = obj.get("status") or {}
@@ -151,7 +152,7 @@ class ClusterReconciler:
         seen = msgspec.structs.replace(seen, problems=tuple(problems))
         await self._tell(obj, status.cluster_status(cluster, seen, plan, names, now))
         if seen.mom is not None:
-            self._topics_due(key)
+            self._topics_due(key, seen.mom.cluster_id)
         return FORMER_MS if former else self._again_ms(plan, problems)
 
     def _again_ms(self, plan: Plan, problems: list[Problem]) -> int:

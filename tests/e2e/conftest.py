@@ -13,6 +13,7 @@ from e2e import names
 from e2e.kubernetes import Kubernetes, Namespace
 from e2e.mom_cluster import MomCluster
 from e2e.release import Release
+from e2e.report import Report
 
 _CALL = pytest.StashKey[pytest.CallInfo[None]]()
 
@@ -28,6 +29,12 @@ def resolved_names(cluster: Kubernetes) -> Iterator[None]:
     """Names of Ingresses and of nodes resolve in this process."""
     with names.resolved(cluster.ingress_url, os.environ.get("MOM_E2E_DNS", "")):
         yield
+
+
+@pytest.fixture(scope="session")
+def report() -> Report:
+    """Where measured numbers go."""
+    return Report.from_environment()
 
 
 @pytest.hookimpl(wrapper=True)

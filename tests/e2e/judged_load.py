@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from uuid import uuid4
 
 from e2e.history import messengers
 from e2e.history.checker import Settings, Verdict, check
@@ -36,17 +37,20 @@ def kinds_of(mom: MomCluster) -> list[Kind]:
     """The SDK at nodes where pods can be reached, through the gateway, and plain HTTP."""
     token = mom.token
     kinds = [
-        messengers.sdk(mom.url, token, name="SDK through the gateway"),
-        messengers.http(mom.url, token, name="HTTP through the Ingress"),
+        messengers.sdk(mom.url, token, name="sdk-gateway"),
+        messengers.http(mom.url, token, name="http-ingress"),
     ]
     if os.environ.get("MOM_E2E_DNS"):
-        kinds.append(messengers.sdk(mom.node_addresses, token, name="SDK at nodes"))
+        kinds.append(messengers.sdk(mom.node_addresses, token, name="sdk-nodes"))
     return kinds
 
 
 @asynccontextmanager
 async def judged_load(mom: MomCluster, folder: Path, plan: Plan = PLAN) -> AsyncIterator[Judged]:
     """Load a cluster during the block; afterwards no promise may turn out to be broken."""
+    # A topic and a queue of its own: the checker knows of all that was ever sent to them.
+    own = uuid4().hex[:6]
+    plan = replace(plan, topic=f"history-log-{own}", queue=f"history-queue-{own}")
     path = folder / "history.ndjson"
     with Recorder(path) as recorder:
         async with Load(plan, kinds_of(mom), recorder) as load:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -20,6 +21,7 @@ from e2e.waiting import wait_until
 READY_SECONDS_MAX = 120
 """The goal is 20 s on two cores of their own; machines that run tests are shared."""
 VERSION = "0.1.0"
+COMPONENTS = ("node", "master", "gateway")
 # What a small message broker needs for a test; a bigger request may fit on no machine.
 _SMALL = {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}}
 
@@ -120,6 +122,23 @@ class MomCluster:
         except AssertionError as error:
             raise AssertionError(f"{error}: {json.dumps(self.status(), indent=1)}") from None
         return time.monotonic() - began
+
+    def uids(self, component: str) -> set[str]:
+        """Which pods a component has, for :meth:`wait_replaced`."""
+        return {pod["metadata"]["uid"] for pod in self.pods(component)}
+
+    def wait_replaced(self, before: set[str], seconds: float = READY_SECONDS_MAX) -> None:
+        """Until none of these pods is there, and the cluster is Ready."""
+
+        def replaced() -> bool:
+            left = {uid for one in COMPONENTS for uid in self.uids(one)} & before
+            return not left and self.is_ready()
+
+        wait_until("all pods are replaced and the cluster is Ready", replaced, seconds)
+
+    async def ready_again(self, seconds: float = READY_SECONDS_MAX) -> float:
+        """Await what :meth:`wait_ready` waits for, so that a load goes on meanwhile."""
+        return await asyncio.to_thread(self.wait_ready, seconds)
 
     def wait_says(self, kind: str, words: str, seconds: float = 60) -> Object:
         """Until a condition's reason or message has these words, and it is true or Ready is not."""

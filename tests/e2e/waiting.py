@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,3 +19,8 @@ def wait_until(what: str, check: Callable[[], ValueT], seconds: float = 60) -> V
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
         time.sleep(POLL_SECONDS)
     return answer
+
+
+async def wait_until_async(what: str, check: Callable[[], ValueT], seconds: float = 60) -> ValueT:
+    """The same beside a load, which goes on meanwhile."""
+    return await asyncio.to_thread(wait_until, what, check, seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ class NoSource:
     async def list_all(self, kind: str, namespace: str = "", selector: str = "") -> Listing:
         raise NotImplementedError
 
-    async def watch(self, *_: Any, **__: Any) -> AsyncIterator[WatchEvent]:
+    async def watch(self, *_: Any, **__: Any) -> AsyncGenerator[WatchEvent, None]:
         raise NotImplementedError
         yield
 
