@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(600)
 NODES = 3
 HEALED_SECONDS_MAX = 120
 ALL_KILLED_SECONDS_MAX = 180
-COMPONENTS = {"node": NODES, "master": 2, "gateway": 2, "redis": 1}
+COMPONENTS = ("node", "master", "gateway", "redis")
 # What lies in Redis before it is killed, in messages of this size.
 STORED_BYTES = 1 << 30
 FILLING_BYTES = 512 << 10
@@ -127,8 +127,16 @@ def _is_new(mom: MomCluster, old: Object) -> bool:
     started = {_starts(pod) for pod in pods}
     return (
         _starts(old) not in started
-        and len(pods) == COMPONENTS[component]
+        and len(pods) == _wanted(mom, component)
         and all(_is_ready(pod) for pod in pods)
+    )
+
+
+def _wanted(mom: MomCluster, component: str) -> int:
+    workloads = mom.objects("statefulsets,deployments")
+    name = f"{mom.name}-{component}"
+    return next(
+        int(one["spec"]["replicas"]) for one in workloads if one["metadata"]["name"] == name
     )
 
 
