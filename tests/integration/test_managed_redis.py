@@ -89,7 +89,8 @@ class Pod:
 
     def says(self) -> str:
         """The first line of its log."""
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         return self._process.stdout.readline().decode()
 
     def stop(self) -> None:

@@ -44,8 +44,8 @@ _DEFAULT_RESOURCES: Final[Manifest] = {
 }
 
 # Both images have these programs under one name or the other.
-# The server keeps the lock until it has ended. A pod that was deleted by force may go on writing and
-# acknowledging for a while beside its successor, which would lose all that; so the successor waits.
+# The server keeps the lock until it has ended. A pod that was deleted by force may go on writing
+# and acknowledging for a while beside its successor, and all that would be lost: so that one waits.
 _SERVER: Final = f"""if command -v flock >/dev/null && exec 9>>{DATA_PATH}/mom.lock; then
   flock -n 9 || {{ echo "another Redis still runs on this volume: waiting"; flock 9; }} ||
     echo "this volume knows no locks"

@@ -1,4 +1,4 @@
-"""A relayed stream is closed in good order, also when its client goes while a message is awaited."""
+"""A relayed stream is closed in good order, also when its client goes between two messages."""
 
 from __future__ import annotations
 
