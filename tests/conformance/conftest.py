@@ -75,9 +75,7 @@ class RedisEngine:
         return RedisStore(server.url, SystemClock(), namespace=self._namespace)
 
     def make_limited(self) -> Store:
-        server: RedisServer = self._request.getfixturevalue(
-            f"own_{self._program}_server"
-        )
+        server: RedisServer = self._request.getfixturevalue(f"own_{self._program}_server")
         server.start(["--maxmemory", str(self.full_after_bytes)])
         return RedisStore(server.url, SystemClock(), namespace=self._namespace)
 
