@@ -95,6 +95,8 @@ local function claim(keys, args)
   end
   if tonumber(epoch) <= tonumber(held[1] or '0') then
     if epoch == held[1] and token == held[10] then
+      -- A write, so that WAITAOF after it does not answer for nothing.
+      redis.call('HINCRBY', meta, 'repeats', 1)
       return {'ok', held[3], held[4], held[5], held[6], held[7], held[8], held[11]}
     end
     return {'stale', held[1] or '0'}
