@@ -57,7 +57,6 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         self, request: broker_pb2.WatchRoutingRequest, context: Context
     ) -> AsyncIterator[broker_pb2.RoutingUpdate]:
         """The routing table and its changes, as far as the caller may see them."""
-        identity = self._who(context)
         names = frozenset(request.topics)
         pending: set[str] = set()
         everything = True
@@ -73,6 +72,8 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         self._watchers.add(wake)
         try:
             while not self._stopping:
+                # A stream lasts longer than its token may be good.
+                identity = self._who(context)
                 if everything:
                     update: broker_pb2.RoutingUpdate = routing.full_update(self._view, names)
                 else:
@@ -109,6 +110,8 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
             self._logs.subscribe(self._who(context), request_iterator)  # type: ignore[type-var]
         ) as results:
             async for result in results:
+                # A stream lasts longer than its token may be good.
+                self._who(context)
                 yield result
 
     async def Receive(
