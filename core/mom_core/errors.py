@@ -77,7 +77,7 @@ ERROR_CODES: Final[dict[ErrorCode, CodeTraits]] = {
     ErrorCode.OVERLOADED: CodeTraits(429, True, "A limit is reached"),
     ErrorCode.STORE_FULL: CodeTraits(503, True, "The store is full"),
     ErrorCode.STORE_UNAVAILABLE: CodeTraits(503, True, "The store does not answer"),
-    ErrorCode.STORE_MISCONFIGURED: CodeTraits(503, False, "The store's settings are unsafe"),
+    ErrorCode.STORE_MISCONFIGURED: CodeTraits(503, True, "The store's settings are unsafe"),
     ErrorCode.UNAVAILABLE: CodeTraits(503, True, "No server answers"),
     ErrorCode.TIMEOUT: CodeTraits(504, True, "The time limit passed"),
     ErrorCode.INTERNAL: CodeTraits(500, False, "A defect in MOM"),

@@ -81,6 +81,13 @@ def _flag(name: str, **settings: Any) -> Callable[[CommandT], CommandT]:
     default=1_000,
     help="After SIGTERM, serve so long on with Connection: close.",
 )
+@_flag(
+    "--try-ms",
+    type=click.IntRange(100, 600_000),
+    default=10_000,
+    help="How long a request is tried while nodes or the store are in trouble, before it is "
+    "answered 503.",
+)
 @_flag("--log-format", type=click.Choice(LOG_FORMATS), default="human", help="Log lines.")
 @_flag("--log-level", type=click.Choice(LOG_LEVELS), default="info", help="How much to log.")
 def main(
@@ -94,6 +101,7 @@ def main(
     auto_create: bool,
     body_bytes_max: int,
     drain_ms: int,
+    try_ms: int,
     log_format: str,
     log_level: str,
 ) -> None:
@@ -126,6 +134,7 @@ def main(
             auto_create=auto_create,
             body_bytes_max=body_bytes_max,
             drain_ms=drain_ms,
+            try_ms=try_ms,
         )
         if is_open:
             _log.warning(_open_notice(address))

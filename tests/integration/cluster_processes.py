@@ -67,6 +67,12 @@ class ServerProcess:
 
             await until(answers, f"{self.name} is ready")
 
+    async def alive(self) -> None:
+        """Check that it need not be restarted."""
+        async with httpx.AsyncClient(timeout=STOP_S_MAX) as client:
+            response = await client.get(f"{self.http}/healthz")
+        assert response.status_code == 200, response.text
+
     async def gauge(self, name: str) -> float:
         """A value of its /metrics."""
         async with httpx.AsyncClient(timeout=STOP_S_MAX) as client:

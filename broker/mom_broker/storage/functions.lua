@@ -290,6 +290,13 @@ local function trim(keys, args)
   return {'ok', start, text(size), more}
 end
 
+-- Notes a partition that is being dropped, until that is done. keys: the set of those
+-- args: the partition
+local function note_drop(keys, args)
+  redis.call('SADD', keys[1], args[1])
+  return {'ok'}
+end
+
 -- Leaves a tombstone and clears a bounded part; '1' when there is more.
 -- args: milliseconds that the tombstone stays, batches_max
 local function drop(keys, args)
@@ -418,6 +425,7 @@ register('settle', commit, 'allow-oom')
 register('claim', claim, 'allow-oom')
 register('trim', trim, 'allow-oom')
 register('drop', drop, 'allow-oom')
+register('note_drop', note_drop, 'allow-oom')
 register('write', write, 'allow-oom')
 register('acquire_lease', acquire_lease, 'allow-oom')
 register('release_lease', release_lease, 'allow-oom')

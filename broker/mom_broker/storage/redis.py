@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.resources import files
@@ -43,9 +44,11 @@ from mom_broker.storage.redis_lanes import (
     Word,
 )
 from mom_broker.storage.redis_verify import (
+    SETTINGS_QUESTION,
     Requirements,
     ServerFacts,
     is_replicated,
+    judge,
     parse_info,
     verify,
 )
@@ -71,6 +74,8 @@ from mom_core.ports import (
     Trimmed,
     TrimRule,
 )
+
+_log = logging.getLogger(__name__)
 
 _Commands = list[Command]
 _Words = list[Word]
@@ -127,6 +132,7 @@ class RedisStore:
         self._library, self._code = _library()
         self._facts: ServerFacts | None = None
         self._fragile = False
+        self._breaks = Breaks()
         self._writers: list[Lane] = []
         self._readers: list[Lane] = []
         self._keeper: asyncio.Task[None] | None = None
@@ -163,10 +169,9 @@ class RedisStore:
             raise store_error(self._server, error) from error
         self._facts = link.facts
         await link.session.close()
-        breaks = Breaks()
         closing = self._replica_waits()
-        self._writers = [Lane(self._connect, breaks, closing) for _ in range(WRITE_LANES)]
-        self._readers = [Lane(self._connect, breaks) for _ in range(READ_LANES)]
+        self._writers = [Lane(self._connect, self._breaks, closing) for _ in range(WRITE_LANES)]
+        self._readers = [Lane(self._connect, self._breaks) for _ in range(READ_LANES)]
         await self._refresh()
         await self._finish_drops()
         self._keeper = asyncio.get_running_loop().create_task(self._keep_fresh())
@@ -295,7 +300,7 @@ class RedisStore:
     async def drop(self, partition: PartitionId) -> None:
         # Noted first: a process that dies half-way leaves the rest to the next one that opens.
         noted = f"{partition.topic_id}:{partition.index}"
-        await self._command(self._writers, "SADD", self._drops_key, noted)
+        self._reply(await self._write("note_drop", [self._drops_key], noted))
         await self._clear(partition)
         await self._command(self._writers, "SREM", self._drops_key, noted)
 
@@ -438,11 +443,7 @@ class RedisStore:
         """Whether another try is pointless: no time is left, or a person must change something."""
         if self._clock.monotonic_ms() + backoff_ms >= deadline_ms:
             return True
-        found = store_error(self._server, error)
-        # A role passes: in a failover the address soon leads to the new primary.
-        return (
-            found.code is ErrorCode.STORE_MISCONFIGURED and found.details.get("setting") != "role"
-        )
+        return store_error(self._server, error).code is ErrorCode.STORE_MISCONFIGURED
 
     def _raise_error(self, answer: Answer) -> None:
         error = _first_error(answer.replies)
@@ -532,27 +533,45 @@ class RedisStore:
                 continue  # calls say it; the last reading stays
 
     async def _refresh(self) -> None:
-        """Look at memory use, replicas and clock."""
+        """Look at settings, memory use, replicas and clock."""
         before_ms = 0
+        connected: ServerFacts | None = None
 
-        def build(_: ServerFacts) -> _Commands:
-            nonlocal before_ms
+        def build(facts: ServerFacts) -> _Commands:
+            nonlocal before_ms, connected
+            connected = facts
             before_ms = self._clock.monotonic_ms()
-            return [("TIME",), ("INFO", "memory"), ("INFO", "replication")]
+            return [("TIME",), ("INFO",), SETTINGS_QUESTION]
 
         answer = await self._call(self._readers, build)
         after_ms = self._clock.monotonic_ms()
-        self._raise_error(answer)
-        (seconds, microseconds), memory_reply, replication_reply = answer.replies
+        time_reply, info_reply, settings_reply = answer.replies
+        self._raise_error(answer._replace(replies=[time_reply, info_reply]))
+        seconds, microseconds = time_reply
         if self._clock_ahead_ms is None or after_ms - before_ms <= CLOCK_ROUND_TRIP_MS_MAX:
             server_ms = int(seconds) * 1000 + int(microseconds) // 1000
             self._clock_ahead_ms = server_ms - (before_ms + after_ms) // 2
-        memory = parse_info(memory_reply)
+        info = parse_info(info_reply)
         # As Redis itself counts against maxmemory.
-        uncounted = int(memory.get("mem_not_counted_for_evict", 0))
-        self._used_bytes = int(memory["used_memory"]) - uncounted
-        self._limit_bytes = int(memory.get("maxmemory", 0)) or None
-        self._fragile = is_replicated(parse_info(replication_reply))
+        uncounted = int(info.get("mem_not_counted_for_evict", 0))
+        self._used_bytes = int(info["used_memory"]) - uncounted
+        self._limit_bytes = int(info.get("maxmemory", 0)) or None
+        self._fragile = is_replicated(info)
+        self._check_settings(connected, info_reply, settings_reply)
+
+    def _check_settings(
+        self, connected: ServerFacts | None, info_reply: object, settings_reply: object
+    ) -> None:
+        """Let every lane connect anew, with its checks, when the server is not what it was."""
+        try:
+            found = judge(info_reply, settings_reply, self._server, self._requirements)
+        except StoreError as error:
+            _log.error("%s", error.message)
+        else:
+            if connected is not None and found.durability is connected.durability:
+                return
+            _log.warning("redis %s now promises %s", self._server, found.durability)
+        self._breaks.count += 1
 
 
 def _first_error(replies: Sequence[Any]) -> Exception | None:
