@@ -19,6 +19,7 @@ from mom_core.names import PartitionId
 from mom_core.ports import Commit, Durability, KeyWrite, NewBatch
 from polling import WAIT_S_MAX, until
 from redis_server import RedisServer, valkey_program
+from replication import in_sync, promote, replicated
 
 TOPIC_ID = "e" * 32
 # Where a replica is not to answer, so that this shows soon.
@@ -32,22 +33,6 @@ def partition(index: int = 0) -> PartitionId:
 
 def commit(number: int, data: bytes, index: int = 0, epoch: int = 1) -> Commit:
     return Commit(partition(index), epoch, number, [NewBatch(data, 1, 1)])
-
-
-async def in_sync(primary: RedisServer, replicas: int = 1) -> None:
-    """Wait until that many replicas follow the primary's stream of writes."""
-    await until(
-        lambda: primary.command("INFO", "replication").count("state=online") >= replicas,
-        "replicas follow the primary",
-    )
-
-
-def promote(replica: RedisServer, primary: RedisServer) -> None:
-    """Let the replica take over the role, and the address, of a primary that is dead."""
-    assert not primary.running
-    replica.command("REPLICAOF", "NO", "ONE")
-    replica.command("CONFIG", "SET", "port", str(primary.port))
-    replica.port = primary.port
 
 
 @asynccontextmanager
@@ -224,12 +209,3 @@ async def test_a_lost_tail_is_skipped_and_never_replaced(
         assert [(one.base_offset, one.data) for one in found] == [
             (0, b"kept"), (1, b"kept"), (2, b"kept"), (3 + OFFSET_GAP, b"new"),
         ]  # fmt: skip
-
-
-async def replicated(primary: RedisServer, replica: RedisServer) -> None:
-    """Wait until the replica has all that the primary has."""
-
-    def offset(server: RedisServer) -> str:
-        return server.command("INFO", "replication").partition("master_repl_offset:")[2].split()[0]
-
-    await until(lambda: offset(primary) == offset(replica), "the replica has all")

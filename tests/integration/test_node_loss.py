@@ -20,7 +20,6 @@ import mom_client
 from integration.cluster_processes import ClusterProcesses
 from mom_core.errors import ErrorCode
 from polling import until
-from redis_server import RedisServer
 
 PARTITIONS = 6
 KEYS = 4
@@ -30,16 +29,6 @@ WINDOW = 64
 AFTERWARDS = 100
 # Long beside a takeover; a receive whose answer died with the node is over after it.
 LEASE_S = 5
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProcesses]:
-    directory = tmp_path_factory.mktemp("node_loss")
-    server = RedisServer(directory / "redis")
-    server.start()
-    with ClusterProcesses(directory, server.url, nodes=3) as running:
-        yield running
-    server.stop()
 
 
 class Load:
