@@ -183,3 +183,12 @@ class ClusterProcesses:
         output, errors = await process.communicate()
         assert process.returncode == 0, (words, errors.decode())
         return json.loads(output)
+
+
+async def becomes(process: ServerProcess, gauge: str, value: float) -> None:
+    """Wait until a gauge has a value."""
+
+    async def is_so() -> bool:
+        return await process.gauge(gauge) == value
+
+    await until(is_so, f"{gauge} of {process.name} is {value}")

@@ -10,49 +10,30 @@ import asyncio
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 
 import mom_client
-from integration.cluster_processes import ClusterProcesses
+from integration.cluster_processes import becomes
+from integration.conftest import TRY_MS, StoredCluster
 from integration.dev_process import environment
 from mom_core.errors import ErrorCode
 from polling import until
-from redis_server import RedisServer
 
-# As long as requests and publishes are tried here; nodes try the store for 5 s and then say what
-# is wrong with it.
-TRY_MS = 7_000
 REFUSAL_MS = 1_000
 MIB = 1 << 20
-
-
-class Faulty:
-    """A cluster, its store, and clients of it."""
-
-    def __init__(self, server: RedisServer, cluster: ClusterProcesses) -> None:
-        self.server = server
-        self.cluster = cluster
-
-
-@pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    directory = tmp_path_factory.mktemp("store_faults")
-    server = RedisServer(directory / "redis")
-    server.start()
-    gateway = {"MOM_TRY_MS": str(TRY_MS)}
-    with ClusterProcesses(directory, server.url, gateway=gateway) as running:
-        yield Faulty(server, running)
-    server.stop()
 
 
 class Clients:
     """REST and SDK of one test, with a topic and a queue of its own that hold something."""
 
-    def __init__(self, rest: httpx.AsyncClient, sdk: mom_client.Client) -> None:
+    def __init__(
+        self, cluster: StoredCluster, rest: httpx.AsyncClient, sdk: mom_client.Client
+    ) -> None:
+        self._cluster = cluster
         self.rest = rest
         self.sdk = sdk
         self.topic = f"topic-{uuid.uuid4().hex[:8]}"
@@ -109,69 +90,71 @@ class Clients:
         found = [message.text() async for message in self.sdk.read(self.topic)]
         assert set(self.acknowledged) <= set(found)
         assert len([one for one in found if one in self.acknowledged]) == len(self.acknowledged)
+        for node in self._cluster.nodes.values():
+            await becomes(node, "mom_node_pending_bytes", 0)
 
 
 @pytest.fixture
-async def clients(faulty: Faulty) -> AsyncIterator[Clients]:
+async def clients(cluster: StoredCluster) -> AsyncIterator[Clients]:
     sdk = mom_client.connect(
-        faulty.cluster.addresses, delivery_timeout_ms=TRY_MS, refusal_timeout_ms=REFUSAL_MS
+        cluster.addresses, delivery_timeout_ms=TRY_MS, refusal_timeout_ms=REFUSAL_MS
     )
-    async with faulty.cluster.rest() as rest, sdk:
-        found = Clients(rest, sdk)
+    async with cluster.rest() as rest, sdk:
+        found = Clients(cluster, rest, sdk)
         await found.begin()
         yield found
 
 
-async def test_down(faulty: Faulty, clients: Clients) -> None:
-    faulty.server.kill()
+async def test_down(cluster: StoredCluster, clients: Clients) -> None:
+    cluster.redis.kill()
     try:
         await clients.refused(ErrorCode.STORE_UNAVAILABLE, "can't be reached")
         # Nothing is restarted for it: these processes are the ones that can say what is wrong.
-        for process in faulty.cluster.processes:
+        for process in cluster.processes:
             await process.alive()
     finally:
-        await asyncio.to_thread(faulty.server.start)
+        await asyncio.to_thread(cluster.redis.start)
     await clients.mended("after")
 
 
-async def test_a_restart_is_not_noticed(faulty: Faulty, clients: Clients) -> None:
-    faulty.server.kill()
+async def test_a_restart_is_not_noticed(cluster: StoredCluster, clients: Clients) -> None:
+    cluster.redis.kill()
     publishing = asyncio.create_task(clients.publish("across"))
-    await asyncio.to_thread(faulty.server.start)
+    await asyncio.to_thread(cluster.redis.start)
     await publishing
     await clients.mended("after")
 
 
-async def test_suspended(faulty: Faulty, clients: Clients) -> None:
-    faulty.server.signal(signal.SIGSTOP)
+async def test_suspended(cluster: StoredCluster, clients: Clients) -> None:
+    cluster.redis.signal(signal.SIGSTOP)
     try:
         await clients.refused(ErrorCode.STORE_UNAVAILABLE, "did not answer in time")
     finally:
-        faulty.server.signal(signal.SIGCONT)
+        cluster.redis.signal(signal.SIGCONT)
     await clients.mended("after")
 
 
-async def test_slow(faulty: Faulty, clients: Clients) -> None:
+async def test_slow(cluster: StoredCluster, clients: Clients) -> None:
     # Under what a store may take: late, but no error.
-    faulty.server.command("CLIENT", "PAUSE", "1500", "WRITE")
+    cluster.redis.command("CLIENT", "PAUSE", "1500", "WRITE")
     await clients.publish("slowly")
     await clients.mended("after")
 
 
-async def test_read_only(faulty: Faulty, clients: Clients) -> None:
-    faulty.server.command("REPLICAOF", "127.0.0.1", "1")
+async def test_read_only(cluster: StoredCluster, clients: Clients) -> None:
+    cluster.redis.command("REPLICAOF", "127.0.0.1", "1")
     try:
         await clients.refused(ErrorCode.STORE_UNAVAILABLE, "replica")
     finally:
-        faulty.server.command("REPLICAOF", "NO", "ONE")
+        cluster.redis.command("REPLICAOF", "NO", "ONE")
     await clients.mended("after")
 
 
 @asynccontextmanager
-async def full(faulty: Faulty, clients: Clients, share: float) -> AsyncIterator[None]:
+async def full(cluster: StoredCluster, clients: Clients, share: float) -> AsyncIterator[None]:
     """The store may hold only a share of what it does."""
-    used = int(faulty.server.command("INFO", "memory").partition("used_memory:")[2].split()[0])
-    faulty.server.command("CONFIG", "SET", "maxmemory", str(int(share * used)))
+    used = int(cluster.redis.command("INFO", "memory").partition("used_memory:")[2].split()[0])
+    cluster.redis.command("CONFIG", "SET", "maxmemory", str(int(share * used)))
 
     async def refuses() -> bool:
         return (await clients.post("fills")).status_code == 503
@@ -180,11 +163,11 @@ async def full(faulty: Faulty, clients: Clients, share: float) -> AsyncIterator[
         await until(refuses, "the store is full")
         yield
     finally:
-        faulty.server.command("CONFIG", "SET", "maxmemory", "0")
+        cluster.redis.command("CONFIG", "SET", "maxmemory", "0")
 
 
-async def test_full(faulty: Faulty, clients: Clients) -> None:
-    async with full(faulty, clients, 0.5):
+async def test_full(cluster: StoredCluster, clients: Clients) -> None:
+    async with full(cluster, clients, 0.5):
         await clients.refused(ErrorCode.STORE_FULL, "is full")
         # What makes room goes on, both ways.
         jobs = f"/v1/queues/{clients.queue}/messages"
@@ -199,18 +182,18 @@ async def test_full(faulty: Faulty, clients: Clients) -> None:
     await clients.mended("after")
 
 
-async def test_room_that_is_made_is_used(faulty: Faulty, clients: Clients) -> None:
+async def test_room_that_is_made_is_used(cluster: StoredCluster, clients: Clients) -> None:
     """A full store is emptied by its users alone."""
     large = f"large-{uuid.uuid4().hex[:8]}"
     await clients.sdk.create_topic(large)
     await clients.sdk.publish_many(large, [bytes(MIB // 2)] * 32)
-    async with full(faulty, clients, 0.75):
+    async with full(cluster, clients, 0.75):
         await clients.sdk.delete(large)
         await clients.mended("after")
 
 
-async def test_evicting(faulty: Faulty, clients: Clients) -> None:
-    faulty.server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+async def test_evicting(cluster: StoredCluster, clients: Clients) -> None:
+    cluster.redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
 
     try:
 
@@ -222,12 +205,12 @@ async def test_evicting(faulty: Faulty, clients: Clients) -> None:
         # A process that starts now says so, too, and does not serve.
         node = await asyncio.create_subprocess_exec(
             sys.executable, "-c", "from mom_broker.node.main import main; main()",
-            "--store", faulty.server.url, "--listen", "127.0.0.1:0", "--http-port", "-1",
+            "--store", cluster.redis.url, "--listen", "127.0.0.1:0", "--http-port", "-1",
             env=environment(), stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         _, errors = await node.communicate()
         assert node.returncode == 1
         assert "set `maxmemory-policy noeviction`" in errors.decode()
     finally:
-        faulty.server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        cluster.redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
     await clients.mended("after")

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 import mom_client
-from integration.cluster_processes import ServerProcess
+from integration.cluster_processes import becomes
 from integration.conftest import StoredCluster
 from integration.dev_process import environment
 from integration.node_cluster import encoded
@@ -40,15 +40,6 @@ async def client(cluster: StoredCluster) -> AsyncIterator[mom_client.Client]:
 @pytest.fixture
 def name() -> str:
     return f"v-{uuid.uuid4().hex[:8]}"
-
-
-async def becomes(process: ServerProcess, gauge: str, value: float) -> None:
-    """Wait until a gauge has a value."""
-
-    async def is_so() -> bool:
-        return await process.gauge(gauge) == value
-
-    await until(is_so, f"{gauge} of {process.name} is {value}")
 
 
 async def nothing_held(cluster: StoredCluster) -> None:
