@@ -97,9 +97,14 @@ def mom(namespace: Namespace, release: Release) -> MomCluster:
 
 
 @pytest.fixture(scope="module")
-def shared_mom(module_namespace: Namespace, release: Release) -> MomCluster:
+def module_mom(module_namespace: Namespace, release: Release) -> MomCluster:
+    """A MomCluster that the tests of a module share, not yet applied."""
+    return MomCluster(module_namespace)
+
+
+@pytest.fixture(scope="module")
+def shared_mom(module_mom: MomCluster) -> MomCluster:
     """A small MomCluster that is Ready, shared by the tests of a module, which leave it so."""
-    made = MomCluster(module_namespace)
-    made.apply()
-    made.wait_ready()
-    return made
+    module_mom.apply()
+    module_mom.wait_ready()
+    return module_mom

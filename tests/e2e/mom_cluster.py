@@ -74,6 +74,13 @@ class MomCluster:
         """Apply the small cluster with ``spec`` over it."""
         self.kubectl("apply", "-f", "-", stdin=json.dumps(self.manifest(spec)))
 
+    def annotate_new(self, text: str) -> None:
+        """Apply the small cluster with an annotation (``key=value``) from the beginning."""
+        key, _, value = text.partition("=")
+        manifest = self.manifest()
+        manifest["metadata"]["annotations"] = {key: value}
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+
     def patch(self, spec: Object) -> None:
         """Change some of its spec."""
         self.kubectl(
@@ -159,6 +166,16 @@ class MomCluster:
         listed = self.namespace.cluster.get(kinds, "-n", self.namespace.name, "-l", label)
         items: list[Object] = listed["items"]
         return items
+
+    def wait_still(self, kinds: str, seconds: float = 60) -> None:
+        """Until no pod of a roll-out is ending any more."""
+        wait_until(
+            "nothing is ending",
+            lambda: (
+                not any(one["metadata"].get("deletionTimestamp") for one in self.objects(kinds))
+            ),
+            seconds,
+        )
 
     def pods(self, component: str) -> list[Object]:
         """The pods of a component that are not ending."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 from dataclasses import dataclass
 
@@ -11,6 +13,7 @@ from e2e.kubernetes import ROOT, Kubernetes, Object
 
 CHART = ROOT / "deploy" / "helm" / "mom"
 HELM_SECONDS_MAX = 240
+TURNS = r'^mom_operator_reconcile_seconds_count\{lane="clusters?"\} (\S+)'
 
 
 def image_parts(image: str) -> tuple[str, str]:
@@ -63,6 +66,23 @@ class Release:
             *("pods", "-n", self.namespace, "-l", "app.kubernetes.io/name=mom-operator")
         )
         return [pod for pod in listed["items"] if not pod["metadata"].get("deletionTimestamp")]
+
+    def apply(self, *objects: Object) -> None:
+        """Make objects in its namespace."""
+        body = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+
+    def cluster_turns(self) -> int:
+        """How many turns for clusters its pods have done, by their own metrics."""
+        return sum(self._turns(pod["metadata"]["name"]) for pod in self.pods())
+
+    def _turns(self, pod: str) -> int:
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}:8080/proxy/metrics"
+        page = self.cluster.kubectl("get", "--raw", path)
+        found = re.search(
+            r'^mom_operator_reconcile_seconds_count\{lane="(cluster\w*)"\} (\S+)', page, re.M
+        )
+        return int(float(found[2])) if found else 0
 
     def restart(self) -> None:
         """End all pods of the operator at once."""
