@@ -58,6 +58,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     """The Kubernetes node; empty before it is scheduled."""
     address: str = ""
     trouble: Trouble | None = None
+    owned: bool = False
+    """A StatefulSet or ReplicaSet made it, which may be gone, and then the pod goes too."""
     ended: str = ""
     """How its container ended before it was started again; empty when it was not."""
 
@@ -146,6 +148,7 @@ def parse_pod(obj: Object, now: datetime) -> Pod:
         machine=(obj.get("spec") or {}).get("nodeName", ""),
         address=status.get("podIP", ""),
         trouble=trouble_of(status),
+        owned=bool(metadata.get("ownerReferences")),
         ended=_ended(status),
     )
 
