@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from e2e.kubernetes import ROOT
 from e2e.mom_cluster import MomCluster
+from e2e.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 # Where `make setup` put the plugin, which kubectl finds on the PATH.
@@ -103,7 +105,7 @@ def test_open_gateways_are_open_and_status_says_so(shared_mom: MomCluster) -> No
     mom.wait_ready()
     assert "authentication is OFF" in mom.condition("Ready")["message"]
     with mom.http(token="") as client:
-        assert client.get("/v1/topics").status_code == 200
+        _wait_for_answer(client, 200)
     assert "auth is Disabled" in _status(mom).stdout
     with _connected(mom) as told:
         assert set(told) == {"MOM_URL"}
@@ -111,4 +113,12 @@ def test_open_gateways_are_open_and_status_says_so(shared_mom: MomCluster) -> No
     mom.patch({"gateway": {"auth": "Required"}})
     mom.wait_ready()
     with mom.http(token="") as client:
-        assert client.get("/v1/topics").status_code == 401
+        _wait_for_answer(client, 401)
+
+
+def _wait_for_answer(client: httpx.Client, status: int) -> None:
+    """Gateways of before serve on for some seconds, for proxies that do not know yet."""
+    wait_until(
+        f"no gateway of before answers, but all with {status}",
+        lambda: {client.get("/v1/topics").status_code for _ in range(20)} == {status},
+    )

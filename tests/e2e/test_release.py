@@ -44,8 +44,8 @@ def _all_uids(mom: MomCluster) -> set[str]:
 def test_helm_test_sends_a_message(shared_mom: MomCluster, whole_release: Release) -> None:
     whole_release.apply(_copied_binding(shared_mom, whole_release))
     whole_release.install(f"test.binding={BINDING}")
-    said = whole_release.helm("test", whole_release.name, "--logs")
-    assert "a message was sent, received and acknowledged" in said
+    # Its pod is gone when it succeeded, and with it its log; it fails if no message comes back.
+    assert "Succeeded" in whole_release.helm("test", whole_release.name)
 
 
 def test_an_upgrade_of_the_operator_restarts_no_cluster(

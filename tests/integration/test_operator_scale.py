@@ -18,7 +18,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from mom_broker.rpc.system import SystemClock, SystemRandom
 
 from integration.test_operator import api, pytestmark  # noqa: F401 - the fixture of this module, too
 from kube_api_server import KubeApiServer
