@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup dev check test generate lock bench clean
+.PHONY: help setup dev check test e2e generate lock bench clean
 
 # More flags for the command, such as: make dev ARGS="--data /tmp/data --port 9000"
 ARGS ?=
@@ -32,6 +32,9 @@ check: .venv/.setup ## Check style, types, layers, tidiness and that generated f
 test: .venv/.setup ## Run the unit, conformance and integration tests (ARGS: pytest's flags)
 	@hack/install-redis
 	@$(BIN)/pytest $(ARGS)
+
+e2e: .venv/.setup ## Run tests/e2e on a real Kubernetes: KUBECONFIG's, else kind, else one made here (ARGS: see hack/e2e)
+	@hack/e2e $(ARGS)
 
 generate: .venv/.setup ## Make the generated files again (gRPC code from proto/)
 	@hack/generate

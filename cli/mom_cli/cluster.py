@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from mom_client.engine import Engine
 
 
-@click.group(cls=LazyGroup)
+@click.group(
+    cls=LazyGroup,
+    help="The cluster as its leading master sees it.\n\n" + examples("mom cluster status"),
+)
 def cluster() -> None:
-    """The cluster as its leading master sees it."""
+    """The group of commands."""
 
 
 @cluster.command(

@@ -99,7 +99,7 @@ class MomCommand(click.Command):
         shared: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             if isinstance(parameter, click.Argument):
-                continue  # It stands in the line of the usage.
+                continue  # The line of usage names it, and the text says what it is.
             record = parameter.get_help_record(ctx)
             if record is not None:
                 (shared if parameter in self.shared_parameters else own).append(record)
@@ -190,8 +190,7 @@ class LazyGroup(click.Group):
 
         near = get_close_matches(name, self.list_commands(ctx), n=2, cutoff=0.5)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        listed = f" `{ctx.command_path} --help` lists all." if not near else ""
-        raise click.UsageError(f"there is no command {name!r}.{hint}{listed}", ctx)
+        raise click.UsageError(f"there is no command {name!r}.{hint}", ctx)
 
 
 def examples(*lines: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mom_cli.command import addresses_of, shared_of
+from mom_core.errors import NotFoundError
 
 if TYPE_CHECKING:
     from mom_client.engine import Engine
@@ -45,3 +46,22 @@ def with_engine(
     # asyncio.run turns SIGINT into a cancellation of the work; SIGTERM is to end in the same way.
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     return asyncio.run(run())
+
+
+def with_deletion(
+    context: click.Context,
+    delete: Callable[[Engine], Coroutine[Any, Any, None]],
+    if_exists: bool,
+) -> bool:
+    """Delete something; False when it was not there, which is only allowed with ``if_exists``."""
+
+    async def work(engine: Engine) -> bool:
+        try:
+            await delete(engine)
+        except NotFoundError:
+            if not if_exists:
+                raise
+            return False
+        return True
+
+    return with_engine(context, work)

@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 @click.option("--subscription", metavar="NAME", help="Read as a member of this subscription.")
 @click.option("--max", "limit", type=click.IntRange(min=1), help="End after so many messages.")
 @click.option("--until-end", is_flag=True, help="End when all that is there now was read.")
-@click.option(
-    "--format", "form", type=click.Choice(FORMATS), help=f"{FORMAT_HELP} [default: value]"
-)
+@click.option("--format", "form", type=click.Choice(FORMATS), help=FORMAT_HELP)
 @click.pass_context
 def consume(
     context: click.Context,

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from mom_core.errors import NotFoundError
-from mom_core.topics import SECRET_BYTES, TopicKind, new_subscription, new_topic
+from mom_core.topics import TopicKind
 
 if TYPE_CHECKING:
     from mom_client.engine import Engine
     from mom_client.routing import TopicRoute
 
 _DEVELOPMENT_ENGINES: Final = ("sqlite", "memory")
-_PLACEHOLDER_ID: Final = "0" * 32  # The master gives the real one.
 
 
 async def topic_or_create(
@@ -39,8 +38,7 @@ async def topic_or_create(
                 f"`mom queue create {name}` makes one",
                 field="topic",
             ) from None
-    wanted = new_topic(name, kind, {}, topic_id=_PLACEHOLDER_ID, created_at_ms=0)
-    made, is_new = await engine.create_topic(wanted)
+    made, is_new = await engine.create_topic(name, kind, {})
     if is_new:
         count = f"{made.partitions} partition{'s' if made.partitions != 1 else ''}"
         click.echo(f"{kind} {name!r} did not exist: created it with {count}", err=True)
@@ -60,10 +58,7 @@ async def subscription_or_create(engine: Engine, route: TopicRoute, name: str, s
             f"`mom subscription create {route.name} {name}` makes one",
             field="subscription",
         )
-    wanted = new_subscription(
-        name, route.name, {"start": start}, created_at_ms=0, secret=bytes(SECRET_BYTES)
-    )
-    _, is_new = await engine.create_subscription(wanted)
+    _, is_new = await engine.create_subscription(route.name, name, {"start": start})
     if is_new:
         said = f"created it, from {start}"
         click.echo(f"subscription {name!r} of {route.name!r} did not exist: {said}", err=True)

@@ -13,6 +13,9 @@ import click
 from mom_cli.command import LocalCommand, examples, shared_of
 
 _SERVER_EXTRA = "pip install 'mom-mq[server]'"
+# Where commands and clients look for nodes unless told otherwise.
+MASTER_PORT = 7070
+NODE_PORT = 7071
 
 
 @click.command(
@@ -21,7 +24,14 @@ _SERVER_EXTRA = "pip install 'mom-mq[server]'"
     "embedded SQLite store. Ctrl-C stops it; what was acknowledged is there at the next start.\n\n"
     "On 127.0.0.1 callers need no token. On another address they do, and the secret for the first "
     "one is made in the data directory.\n\n"
-    + examples("mom dev", "mom dev --data /tmp/mom --port 9000", "mom dev --nodes 1"),
+    "A second one beside it needs --data and --port: where the usual ports of master and nodes are "
+    "taken and were not asked for, free ones are chosen and shown. A port that was asked for is "
+    "taken or refused, and the process that has it is named.\n\n"
+    + examples(
+        "mom dev",
+        "mom dev --data /tmp/mom --port 9000    a second one",
+        "mom dev --host 0.0.0.0 --advertise mom.example.com",
+    ),
 )
 @click.option(
     "--data",
@@ -39,13 +49,16 @@ _SERVER_EXTRA = "pip install 'mom-mq[server]'"
     show_default=True,
     help="The gateway's port, for REST. 0 chooses a free one, here and below.",
 )
-@click.option("--master-port", type=click.IntRange(0, 65_535), default=7070, show_default=True)
+@click.option(
+    "--master-port",
+    type=click.IntRange(0, 65_535),
+    help=f"The master's port.  [default: {MASTER_PORT}, or a free one where that is taken]",
+)
 @click.option(
     "--node-port",
     type=click.IntRange(0, 65_535),
-    default=7071,
-    show_default=True,
-    help="The first node's port; the others follow.",
+    help="The first node's port; the others follow.  "
+    f"[default: {NODE_PORT}, or free ones where one is taken]",
 )
 @click.option(
     "--nodes",
@@ -56,6 +69,13 @@ _SERVER_EXTRA = "pip install 'mom-mq[server]'"
     help="How many nodes.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--advertise",
+    metavar="HOST",
+    default="",
+    help="The name or address that clients on other machines reach --host by. Of 0.0.0.0 that is "
+    "this machine's address towards the network, unless said here.",
+)
 @click.option(
     "--allow-unauthenticated-network-access",
     "allow_open",
@@ -74,10 +94,11 @@ def dev(
     context: click.Context,
     data: Path,
     port: int,
-    master_port: int,
-    node_port: int,
+    master_port: int | None,
+    node_port: int | None,
     nodes_count: int,
     host: str,
+    advertise: str,
     allow_open: bool,
     log_format: str,
     log_level: str,
@@ -95,6 +116,7 @@ def dev(
     settings = DevSettings(
         data=data,
         host=host,
+        advertise=advertise,
         port=port,
         master_port=master_port,
         node_port=node_port,

@@ -25,6 +25,10 @@ READ_AHEAD_CHUNKS: Final = 4
 LINE_BYTES_MAX: Final = 2 * limits.MESSAGE_BYTES_MAX_HARD
 
 
+# What stands for a source where messages are arguments, each a line of its own.
+ARGUMENT: Final = "argument"
+
+
 class Line(NamedTuple):
     """One line of input, without its line feed."""
 
@@ -32,6 +36,12 @@ class Line(NamedTuple):
     number: int
     data: bytes
     too_long: bool = False
+
+    @property
+    def place(self) -> str:
+        """Where it came from, for people."""
+        between = "" if self.source == ARGUMENT else "line "
+        return f"{self.source} {between}{self.number}"
 
 
 class LineSplitter:
@@ -133,7 +143,7 @@ class Chunk(NamedTuple):
 def lines_of_values(values: Sequence[str]) -> Iterator[Chunk]:
     """Arguments of the command line as lines."""
     lines = [
-        Line("argument", number, os.fsencode(value)) for number, value in enumerate(values, start=1)
+        Line(ARGUMENT, number, os.fsencode(value)) for number, value in enumerate(values, start=1)
     ]
     yield Chunk(lines, sum(len(line.data) for line in lines))
 

@@ -100,11 +100,17 @@ def _report_usage(error: click.ClickException, shared: Shared) -> int:
 
 def _report_error(error: Exception, shared: Shared) -> int:
     from mom_cli.failures import error_document, exit_code_of
-    from mom_core.errors import MomError
+    from mom_core.errors import ErrorCode, MomError
 
     if not isinstance(error, MomError):
         raise error
-    report(error.message, error_document(error), shared.as_json)
+    message = error.message
+    if error.code is ErrorCode.UNAUTHENTICATED and not shared.token:
+        message = (
+            "the cluster asks for a token: give one by --token or MOM_TOKEN; an administrator "
+            "makes it with `mom token create`"
+        )
+    report(message, error_document(error), shared.as_json)
     return exit_code_of(error)
 
 

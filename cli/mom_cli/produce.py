@@ -229,7 +229,7 @@ def _report(topic: str, tally: Tally, seconds: float, as_json: bool) -> None:
         print_json(_document(topic, tally))
         return
     for line, error in tally.failures[:FAILURES_SHOWN_MAX]:
-        click.echo(f"mom: {line.source} line {line.number} was not sent: {error.message}", err=True)
+        click.echo(f"mom: {line.place} was not sent: {error.message}", err=True)
     if tally.failed > FAILURES_SHOWN_MAX:
         click.echo(f"mom: and {tally.failed - FAILURES_SHOWN_MAX:,} more were not sent", err=True)
     if tally.fatal is not None:

@@ -14,6 +14,7 @@ from mom_cli.records import FORMAT_HELP, FORMATS, finish, received_line, write_l
 from mom_cli.settings import duration
 from mom_core import limits
 from mom_core.batch import decode
+from mom_core.errors import InvalidArgumentError
 from mom_core.ids import id_text
 from mom_core.quantities import format_duration
 from mom_core.receipts import encode_receipt
@@ -138,9 +139,7 @@ class Worker:
     "--ack/--no-ack", default=False, show_default=True, help="Acknowledge what is printed."
 )
 @click.option("--follow", is_flag=True, help="Go on for more, as a worker does.")
-@click.option(
-    "--format", "form", type=click.Choice(FORMATS), help=f"{FORMAT_HELP} [default: value]"
-)
+@click.option("--format", "form", type=click.Choice(FORMATS), help=FORMAT_HELP)
 @click.pass_context
 def receive(
     context: click.Context,
@@ -165,6 +164,12 @@ def receive(
     async def work(engine: Engine) -> Worker:
         if subscription is None:
             route, _ = await topic_or_create(engine, queue, TopicKind.QUEUE, None)
+            if route.config.kind is not TopicKind.QUEUE:
+                raise InvalidArgumentError(
+                    f"{queue!r} is a topic: `mom consume {queue}` reads it, and --subscription "
+                    "receives from a queue-mode subscription of it",
+                    field="queue",
+                )
         else:
             route = await engine.topic(queue)
             route.subscription(subscription)

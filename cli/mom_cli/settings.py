@@ -1,5 +1,7 @@
 """Types of options: durations, sizes and positions, read as :mod:`mom_core` reads them.
 
+click names the option in an error, so that the texts here begin without a field.
+
 A function as an option's type is click's own way; its name stands in the help.
 """
 
@@ -19,22 +21,22 @@ POSITION_HELP: Final = "earliest, latest, offset:N, timestamp:MS or timestamp:20
 def duration(value: object) -> int:
     """Milliseconds of a duration such as 168h or 30s. Raises click.BadParameter."""
     try:
-        return parse_duration_ms(value, "the duration")
+        return parse_duration_ms(value, "")
     except InvalidArgumentError as error:
-        raise click.BadParameter(error.message) from None
+        raise click.BadParameter(error.message.strip()) from None
 
 
 def size(value: object) -> int:
     """Bytes of a size such as 10Gi or 512Ki. Raises click.BadParameter."""
     try:
-        return parse_bytes(value, "the size")
+        return parse_bytes(value, "")
     except InvalidArgumentError as error:
-        raise click.BadParameter(error.message) from None
+        raise click.BadParameter(error.message.strip()) from None
 
 
 def position(value: object) -> str:
     """The normal form of a start position. Raises click.BadParameter."""
     try:
-        return str(parse_start(value, "the position"))
+        return str(parse_start(value, ""))
     except InvalidArgumentError as error:
-        raise click.BadParameter(error.message) from None
+        raise click.BadParameter(error.message.strip()) from None

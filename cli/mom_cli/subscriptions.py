@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mom_cli.command import LazyGroup, examples, shared_of
-from mom_cli.connection import with_engine
+from mom_cli.connection import with_deletion, with_engine
 from mom_cli.output import print_facts, print_json, print_table, shown_name, shown_setting
 from mom_cli.settings import POSITION_HELP, duration, position
 from mom_cli.topics import subscription_document
-from mom_core.errors import NotFoundError
-from mom_core.topics import SECRET_BYTES, SubscriptionConfig, new_subscription, show_subscription
+from mom_core.topics import SubscriptionConfig, show_subscription
 from mom_proto.v1 import broker_pb2
 
 if TYPE_CHECKING:
@@ -22,20 +21,26 @@ _TOPIC = click.argument("topic", metavar="TOPIC")
 _NAME = click.argument("name", metavar="NAME")
 
 
-@click.group(cls=LazyGroup)
+@click.group(
+    cls=LazyGroup,
+    help="Subscriptions: durable, named readers of a topic.\n\n"
+    "Mode stream keeps an offset for each partition, which the members share; mode queue leases "
+    "each message to one worker.\n\n"
+    + examples(
+        "mom subscription create orders billing",
+        "mom consume orders --subscription billing",
+        "mom subscription describe orders billing",
+    ),
+)
 def subscription() -> None:
-    """Subscriptions: durable, named readers of a topic.
-
-    Mode stream keeps an offset for each partition, which the members share; mode queue leases each
-    message to one worker.
-    """
+    """The group of commands."""
 
 
 @subscription.command(
     help="Create a subscription. The same again is no error; another under that name is one.\n\n"
     + examples(
         "mom subscription create orders billing",
-        "mom subscription create orders mail --mode queue --lease 30s --max-deliveries 5",
+        "mom subscription create orders mail --mode queue --lease 30s",
     )
 )
 @_TOPIC
@@ -49,16 +54,13 @@ def subscription() -> None:
     help="Stream mode: a member that is silent for longer loses its partitions.",
 )
 @click.option("--lease", "lease_ms", type=duration, help="Queue mode: the length of a lease.")
-@click.option("--max-deliveries", type=int, help="Queue mode: then give up; 0: never.")
 @click.pass_context
 def create(context: click.Context, /, topic: str, name: str, **settings: Any) -> None:
     """Create a subscription."""
     wanted = {key: value for key, value in settings.items() if value is not None}
-    # The master gives the time and the secret.
-    config = new_subscription(name, topic, wanted, created_at_ms=0, secret=bytes(SECRET_BYTES))
 
     async def work(engine: Engine) -> tuple[SubscriptionConfig, bool]:
-        return await engine.create_subscription(config)
+        return await engine.create_subscription(topic, name, wanted)
 
     made, is_new = with_engine(context, work)
     if shared_of(context).as_json:
@@ -191,16 +193,9 @@ def seek(
 def delete(context: click.Context, topic: str, name: str, if_exists: bool) -> None:
     """Delete a subscription."""
 
-    async def work(engine: Engine) -> bool:
-        try:
-            await engine.delete_subscription(topic, name)
-        except NotFoundError:
-            if not if_exists:
-                raise
-            return False
-        return True
-
-    deleted = with_engine(context, work)
+    deleted = with_deletion(
+        context, lambda engine: engine.delete_subscription(topic, name), if_exists
+    )
     if shared_of(context).as_json:
         print_json({"topic": topic, "name": name, "deleted": deleted})
     else:

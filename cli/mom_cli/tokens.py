@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from mom_client.engine import Engine
 
 
-@click.group(cls=LazyGroup)
+@click.group(
+    cls=LazyGroup,
+    help="Access tokens. A cluster that listens beyond loopback asks every caller for one.\n\n"
+    + examples("mom token create ci --scope admin --expires 90d", "mom token list"),
+)
 def token() -> None:
-    """Access tokens. A cluster that listens beyond loopback asks every caller for one."""
+    """The group of commands."""
 
 
 def _document(made: master_pb2.Token) -> dict[str, Any]:
@@ -45,7 +49,8 @@ def _document(made: master_pb2.Token) -> dict[str, Any]:
     multiple=True,
     required=True,
     metavar="SCOPE",
-    help="admin, read:PREFIX or write:PREFIX; the prefix * is everything. Repeat for several.",
+    help="admin, read:PATTERN or write:PATTERN; a pattern is one name, or * for all, or orders.* "
+    "for the names that begin so. Repeat for several.",
 )
 @click.option("--expires", "lifetime_ms", type=duration, default=0, help="Void after this long.")
 @click.pass_context

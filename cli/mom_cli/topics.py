@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from mom_cli.command import LazyGroup, examples, shared_of
-from mom_cli.connection import with_engine
+from mom_cli.connection import with_deletion, with_engine
 from mom_cli.output import (
     print_facts,
     print_json,
@@ -23,13 +23,11 @@ from mom_cli.output import (
 )
 from mom_cli.settings import duration, size
 from mom_core.errors import NotFoundError
-from mom_core.topics import TopicConfig, TopicKind, new_topic, show_subscription, show_topic
+from mom_core.topics import TopicConfig, TopicKind, show_subscription, show_topic
 from mom_proto.v1 import broker_pb2, types_pb2
 
 if TYPE_CHECKING:
     from mom_client.engine import Engine
-
-_PLACEHOLDER_ID = "0" * 32  # The master gives the real one.
 
 
 def _settings(kind: TopicKind) -> list[click.Option]:
@@ -54,11 +52,6 @@ def _settings(kind: TopicKind) -> list[click.Option]:
                 type=duration,
                 help="How long a worker has a message to itself, such as 30s.",
             ),
-            click.Option(
-                ["--max-deliveries"],
-                type=int,
-                help="Give up on a message after so many deliveries; 0: never.",
-            ),
         ]
     return options
 
@@ -68,10 +61,10 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _create(kind: TopicKind, context: click.Context, name: str, **settings: Any) -> None:
-    wanted = new_topic(name, kind, _given(settings), topic_id=_PLACEHOLDER_ID, created_at_ms=0)
+    wanted = _given(settings)
 
     async def work(engine: Engine) -> tuple[TopicConfig, bool]:
-        return await engine.create_topic(wanted)
+        return await engine.create_topic(name, kind, wanted)
 
     made, is_new = with_engine(context, work)
     if shared_of(context).as_json:
@@ -87,14 +80,9 @@ def _partitions(config: TopicConfig) -> str:
 
 def _list(kind: TopicKind, context: click.Context) -> None:
     async def work(engine: Engine) -> list[TopicConfig]:
-        found: list[TopicConfig] = []
-        page_token = ""
-        while True:
-            page = await engine.list_topics(kind, 1_000, page_token)
-            found += page.topics
-            page_token = page.next_page_token
-            if not page_token:
-                return found
+        from mom_client.operations import list_all
+
+        return await list_all(engine, kind)
 
     found = with_engine(context, work)
     shown = [show_topic(config) for config in found]
@@ -219,16 +207,7 @@ def _alter(kind: TopicKind, context: click.Context, name: str, **settings: Any) 
 
 
 def _delete(kind: TopicKind, context: click.Context, name: str, if_exists: bool) -> None:
-    async def work(engine: Engine) -> bool:
-        try:
-            await engine.delete_topic(name, kind)
-        except NotFoundError:
-            if not if_exists:
-                raise
-            return False
-        return True
-
-    deleted = with_engine(context, work)
+    deleted = with_deletion(context, lambda engine: engine.delete_topic(name, kind), if_exists)
     if shared_of(context).as_json:
         print_json({"name": name, "deleted": deleted})
     else:
@@ -263,8 +242,10 @@ def _help(kind: TopicKind, verb: str) -> str:
 
 def _group(kind: TopicKind) -> click.Group:
     said = {
-        TopicKind.TOPIC: "Topics: messages in partitions, kept for a time, that can be replayed.",
-        TopicKind.QUEUE: "Queues: each message leased to one worker until it is acknowledged.",
+        TopicKind.TOPIC: "Topics: messages in partitions, kept for a time, to be replayed.\n\n"
+        + examples("mom topic create orders --partitions 3", "mom topic describe orders"),
+        TopicKind.QUEUE: "Queues: each message leased to one worker until it is acknowledged.\n\n"
+        + examples("mom queue create jobs --lease 30s", "mom queue describe jobs"),
     }
     group = LazyGroup(kind.value, help=said[kind])
     name = click.Argument(["name"], metavar="NAME")

@@ -6,17 +6,17 @@ what was just made can be used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mom_client.calls import Caller
 from mom_client.results import Identity, TopicPage
 from mom_client.routing import APPEAR_MS_MAX, TopicRoute, topic_route
 from mom_client.translation import (
     KINDS_ON_WIRE,
+    new_subscription_to_wire,
+    new_topic_to_wire,
     subscription_of_wire,
-    subscription_to_wire,
     topic_of_wire,
-    topic_to_wire,
 )
 from mom_core.errors import ErrorCode, MomError
 from mom_core.names import check_name
@@ -33,18 +33,16 @@ class Admin:
 
     async def create_missing(self, name: str) -> None:
         """Create a topic with the defaults, in development."""
-        topic = types_pb2.Topic(name=name, kind=types_pb2.TOPIC_KIND_TOPIC)
-        await self._create_topic(topic)
+        await self.create_topic(name, TopicKind.TOPIC, {})
 
     # Topics and queues.
 
-    async def create_topic(self, config: TopicConfig) -> tuple[TopicConfig, bool]:
+    async def create_topic(
+        self, name: str, kind: TopicKind, settings: Mapping[str, object]
+    ) -> tuple[TopicConfig, bool]:
         """See :meth:`mom_client.engine.Engine.create_topic`."""
-        check_name(config.name)
-        return await self._create_topic(topic_to_wire(config))
-
-    async def _create_topic(self, topic: types_pb2.Topic) -> tuple[TopicConfig, bool]:
-        request = master_pb2.CreateTopicRequest(topic=topic)
+        wanted = new_topic_to_wire(name, kind, settings)
+        request = master_pb2.CreateTopicRequest(topic=wanted)
         reply = await self._caller.at_master("CreateTopic", request.SerializeToString())
         response = master_pb2.CreateTopicResponse.FromString(reply)
         made = topic_of_wire(response.topic)
@@ -103,19 +101,18 @@ class Admin:
     # Subscriptions.
 
     async def create_subscription(
-        self, config: SubscriptionConfig
+        self, topic: str, name: str, settings: Mapping[str, object]
     ) -> tuple[SubscriptionConfig, bool]:
         """See :meth:`mom_client.engine.Engine.create_subscription`."""
-        check_name(config.topic, "topic")
-        check_name(config.name)
-        request = master_pb2.CreateSubscriptionRequest(subscription=subscription_to_wire(config))
+        wanted = new_subscription_to_wire(topic, name, settings)
+        request = master_pb2.CreateSubscriptionRequest(subscription=wanted)
         reply = await self._caller.at_master("CreateSubscription", request.SerializeToString())
         response = master_pb2.CreateSubscriptionResponse.FromString(reply)
         made = subscription_of_wire(response.subscription)
 
         def shown() -> bool:
-            found = self._routing.snapshot.topics.get(config.topic)
-            return found is not None and config.name in found.subscriptions
+            found = self._routing.snapshot.topics.get(topic)
+            return found is not None and name in found.subscriptions
 
         await self._routing.until(shown, APPEAR_MS_MAX)
         return made, response.created

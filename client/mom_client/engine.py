@@ -8,7 +8,7 @@ what is safe to repeat within a bounded time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Any
 
 from mom_client.admin import Admin
@@ -21,11 +21,11 @@ from mom_client.queues import Queues
 from mom_client.reader import Reader
 from mom_client.results import Fetched, Identity, Published, TopicPage
 from mom_client.routing import Routing, RoutingSnapshot, TopicRoute
-from mom_client.system import SystemClock, SystemRandom
 from mom_core.errors import MomError
 from mom_core.message import Message
 from mom_core.ports import Clock, Random
 from mom_core.topics import Start, SubscriptionConfig, TopicConfig, TopicKind
+from mom_process.system import SystemClock, SystemRandom
 from mom_proto.v1 import broker_pb2, master_pb2
 
 
@@ -122,7 +122,7 @@ class Engine:
             return target
         if method.startswith("/mom.v1.Master/"):
             return self._routing.leader()
-        return candidates[0]
+        return self._routing.any_node() or candidates[0]
 
     @property
     def producer(self) -> Producer:
@@ -276,12 +276,15 @@ class Engine:
 
     # Administration, at the leading master.
 
-    async def create_topic(self, config: TopicConfig) -> tuple[TopicConfig, bool]:
-        """Create a topic or queue, and whether it is new. ConflictError has the differences.
+    async def create_topic(
+        self, name: str, kind: TopicKind, settings: Mapping[str, object]
+    ) -> tuple[TopicConfig, bool]:
+        """Create a topic or queue with settings of the shown form, and whether it is new.
 
-        ``topic_id`` and ``created_at_ms`` of ``config`` are ignored: the master gives them.
+        Raises InvalidArgumentError, and ConflictError when it stands with another value of a
+        setting that is named; its details have the ``differences``.
         """
-        return await self._admin.create_topic(config)
+        return await self._admin.create_topic(name, kind, settings)
 
     async def get_topic(self, name: str) -> TopicRoute:
         """A topic with owners and subscriptions, as the master knows it. Raises NotFoundError."""
@@ -302,10 +305,13 @@ class Engine:
         await self._admin.delete_topic(name, kind)
 
     async def create_subscription(
-        self, config: SubscriptionConfig
+        self, topic: str, name: str, settings: Mapping[str, object]
     ) -> tuple[SubscriptionConfig, bool]:
-        """Create a subscription, and whether it is new. Raises ConflictError, NotFoundError."""
-        return await self._admin.create_subscription(config)
+        """Create a subscription with settings of the shown form, and whether it is new.
+
+        Raises InvalidArgumentError, NotFoundError, and ConflictError as :meth:`create_topic`.
+        """
+        return await self._admin.create_subscription(topic, name, settings)
 
     async def delete_subscription(self, topic: str, name: str) -> None:
         """Delete a subscription. Raises NotFoundError."""

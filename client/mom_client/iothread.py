@@ -22,6 +22,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import contextvars
 import gc
 import logging
 import os
@@ -32,7 +33,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
 
 from mom_client.options import PUBLISH_WAITING_BYTES_MAX
 from mom_client.results import Published, PublishedBatch
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from mom_client.lane import Sink
 
 ResultT = TypeVar("ResultT")
+_ArgumentsT = TypeVarTuple("_ArgumentsT")
 
 # Messages taken from the deque before the loop does other things.
 TAKES_PER_TURN_MAX: Final = 2_000
@@ -65,6 +67,26 @@ class _IoLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._owner_pid = os.getpid()
+
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[Unpack[_ArgumentsT]], object],
+        *args: *_ArgumentsT,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        """As of any loop, but nothing happens after its end.
+
+        gRPC hands the ends of calls that were cancelled just before from one client's loop to
+        another's, also to one that was closed meanwhile: nobody waits there any more.
+        """
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+            handle = asyncio.Handle(callback, args, self, context)
+            handle.cancel()
+            return handle
 
     def __del__(self) -> None:
         if os.getpid() == self._owner_pid:

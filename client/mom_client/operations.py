@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,17 +17,12 @@ from mom_core.topics import (
     SubscriptionMode,
     TopicConfig,
     TopicKind,
-    new_subscription,
-    new_topic,
     parse_start,
 )
 from mom_proto.v1 import broker_pb2
 
 if TYPE_CHECKING:
     from mom_client.engine import Engine
-
-_NO_TOPIC_ID: Final = "0" * 32
-_NO_SECRET: Final = bytes(32)
 
 
 def make_message(
@@ -69,8 +64,7 @@ async def create(
     engine: Engine, name: str, kind: TopicKind, settings: Mapping[str, object]
 ) -> TopicConfig:
     """Create a topic or queue, or find the same standing."""
-    config = new_topic(name, kind, settings, topic_id=_NO_TOPIC_ID, created_at_ms=0)
-    made, _ = await engine.create_topic(config)
+    made, _ = await engine.create_topic(name, kind, settings)
     return made
 
 
@@ -97,8 +91,7 @@ async def create_subscription(
     engine: Engine, topic: str, name: str, settings: Mapping[str, object]
 ) -> SubscriptionConfig:
     """Create a subscription, or find the same standing."""
-    config = new_subscription(name, topic, settings, created_at_ms=0, secret=_NO_SECRET)
-    made, _ = await engine.create_subscription(config)
+    made, _ = await engine.create_subscription(topic, name, settings)
     return made
 
 

@@ -5,8 +5,8 @@ so that nothing here waits on a master. When the stream ends it goes on to the n
 A caller that was told ``not_owner``, or got no answer from an owner, waits here for a newer table;
 when none comes within :data:`SUSPECT_MS`, the process behind the stream itself is left for another.
 
-An owner that can't be reached from here is asked through the process behind the stream for a while,
-which passes calls on one hop.
+An owner that can't be reached from here is asked for a while through another node, which passes
+calls on one hop: the one behind the stream, or any where that is a master.
 
 Where a gateway's URL was given, calls go through it until a node has been seen to answer from here:
 a client behind an Ingress or a tunnel waits for no node that it can't reach. See :meth:`reach`.
@@ -173,6 +173,7 @@ class Routing:
         self.created: set[str] = set()
         """Topics that ``create_missing`` made; bounded by what is published to."""
         self._connected = ""
+        self._at_master = False
         self._failures: dict[str, str] = {}
         self._fatal: MomError | None = None
         self._unreachable_until: dict[str, int] = {}
@@ -316,7 +317,7 @@ class Routing:
         until = self._unreachable_until.get(node.address)
         if until is not None and not self._gateway:
             if self._clock.monotonic_ms() < until:
-                return self._connected or node.address
+                return self.any_node() or node.address
             del self._unreachable_until[node.address]
         return self.reach(node.address)
 
@@ -334,6 +335,13 @@ class Routing:
                 "Check that a mom-master runs"
             )
         return self.reach(self.snapshot.master_address)
+
+    def any_node(self) -> str:
+        """A node that passes calls on: the one behind the stream, else any; empty without one."""
+        if self._connected and not self._at_master:
+            return self._connected
+        live = [node.address for node in self._nodes.values() if node.state != "lost"]
+        return next((one for one in live if one not in self._unreachable_until), "")
 
     def mark_unreachable(self, address: str) -> None:
         """Note that no call gets through to an address."""
@@ -421,12 +429,16 @@ class Routing:
     # Following.
 
     def candidates(self) -> list[str]:
-        """All addresses that may serve the table, the one that does first."""
+        """All addresses that may serve the table: first the one that does, last those that failed.
+
+        A node that went silent takes a while to fail, and an old table has it as one that is up.
+        """
         live = [node.address for node in self._nodes.values() if node.state != "lost"]
         if self._gateway:  # It finds the others by itself.
             live = [address for address in live if address in self._reached]
         known = [self._connected, *live, *self._seeds, self.reach(self.snapshot.master_address)]
-        return [address for address in dict.fromkeys(known) if address]
+        found = [address for address in dict.fromkeys(known) if address]
+        return sorted(found, key=self._failures.__contains__)
 
     async def _follow(self) -> None:
         backoff = Backoff(self._random)
@@ -472,12 +484,13 @@ class Routing:
                 self._notify()
 
     def _apply(self, update: broker_pb2.RoutingUpdate) -> None:
+        self._at_master = update.from_master
         if update.full:
             self._topics.clear()
         if update.full or update.nodes_changed:
             self._nodes.clear()
             self._nodes.update((one.node_id, node_route(one)) for one in update.nodes)
-            self._connections.keep_only({*self.candidates(), update.master_address})
+            self._connections.keep_only(self._of_use(update.master_address))
             self._unreachable_until.clear()
         for name in update.removed:
             self._topics.pop(name, None)
@@ -487,6 +500,16 @@ class Routing:
         self.snapshot = RoutingSnapshot(revision, self._nodes, self._topics, update.master_address)
         self._complaint_ms = None
         self._notify()
+
+    def _of_use(self, master_address: str) -> set[str]:
+        """The addresses that connections are kept to.
+
+        Calls to a node that was found lost end now, so that they go to the next owner: it may be
+        silent, and they would wait for their timeout.
+        """
+        lost = {node.address for node in self._nodes.values() if node.state == "lost"}
+        live = {node.address for node in self._nodes.values()} - lost
+        return {self._connected, master_address, *live, *self._seeds} - (lost - {self._connected})
 
     def _merge_topics(self, update: broker_pb2.RoutingUpdate) -> None:
         for one in update.topics:

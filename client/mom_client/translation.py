@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from mom_core import limits
 from mom_core.topics import (
+    SECRET_BYTES,
     QueueSettings,
     SubscriptionConfig,
     SubscriptionMode,
     TopicConfig,
     TopicKind,
+    new_subscription,
+    new_topic,
+    show_subscription,
+    show_topic,
 )
 from mom_proto.v1 import types_pb2
 
@@ -24,6 +30,11 @@ MODES: Final = {
     types_pb2.SUBSCRIPTION_MODE_QUEUE: SubscriptionMode.QUEUE,
 }
 MODES_ON_WIRE: Final = {mode: number for number, mode in MODES.items()}
+# What names a thing and does not set it up; it travels in any case.
+_IDENTITY: Final = frozenset({"name", "kind", "topic", "mode"})
+# The master gives the real ones.
+_NO_TOPIC_ID: Final = "0" * 32
+_NO_SECRET: Final = bytes(SECRET_BYTES)
 DURABILITIES: Final = {
     types_pb2.DURABILITY_UNSPECIFIED: "",
     types_pb2.DURABILITY_MEMORY: "memory",
@@ -53,17 +64,13 @@ def topic_of_wire(topic: types_pb2.Topic) -> TopicConfig:
     )
 
 
-def topic_to_wire(config: TopicConfig) -> types_pb2.Topic:
-    """A topic's settings as they travel, without what the master gives."""
-    return types_pb2.Topic(
-        name=config.name,
-        kind=KINDS_ON_WIRE[config.kind],
-        partitions=config.partitions,
-        retention_ms=config.retention_ms,
-        retention_bytes=config.retention_bytes,
-        message_bytes_max=config.message_bytes_max,
-        lease_ms=config.queue.lease_ms if config.queue is not None else 0,
-    )
+def new_topic_to_wire(
+    name: str, kind: TopicKind, settings: Mapping[str, object]
+) -> types_pb2.Topic:
+    """A topic to create, with the settings that are named. Raises InvalidArgumentError."""
+    config = new_topic(name, kind, settings, topic_id=_NO_TOPIC_ID, created_at_ms=0)
+    named = _named(show_topic(config), settings)
+    return types_pb2.Topic(name=name, kind=KINDS_ON_WIRE[kind], **named)
 
 
 def subscription_of_wire(subscription: types_pb2.Subscription) -> SubscriptionConfig:
@@ -73,20 +80,22 @@ def subscription_of_wire(subscription: types_pb2.Subscription) -> SubscriptionCo
         topic=subscription.topic,
         mode=MODES.get(subscription.mode, SubscriptionMode.STREAM),
         start=subscription.start,
-        session_ms=subscription.session_ms,
+        session_ms=subscription.session_ms or limits.SESSION_MS_DEFAULT,
         queue=QueueSettings(lease_ms=subscription.lease_ms or limits.LEASE_MS_DEFAULT),
         created_at_ms=subscription.created_at_ms,
         secret=b"",
     )
 
 
-def subscription_to_wire(config: SubscriptionConfig) -> types_pb2.Subscription:
-    """A subscription's settings as they travel."""
-    return types_pb2.Subscription(
-        topic=config.topic,
-        name=config.name,
-        mode=MODES_ON_WIRE[config.mode],
-        start=config.start,
-        lease_ms=config.queue.lease_ms if config.mode is SubscriptionMode.QUEUE else 0,
-        session_ms=config.session_ms if config.mode is SubscriptionMode.STREAM else 0,
-    )
+def new_subscription_to_wire(
+    topic: str, name: str, settings: Mapping[str, object]
+) -> types_pb2.Subscription:
+    """A subscription to create, with the settings that are named. Raises InvalidArgumentError."""
+    config = new_subscription(name, topic, settings, created_at_ms=0, secret=_NO_SECRET)
+    named = _named(show_subscription(config), settings)
+    return types_pb2.Subscription(topic=topic, name=name, mode=MODES_ON_WIRE[config.mode], **named)
+
+
+def _named(shown: Mapping[str, Any], settings: Mapping[str, object]) -> dict[str, Any]:
+    """Of the shown form, in numbers, the settings that were given in whatever form."""
+    return {field: shown[field] for field in settings if field not in _IDENTITY}

@@ -9,6 +9,8 @@ key                                     value                                   
 ``topics/<name>``                       ``TopicConfig``                               the leader
 ``assignments/<topic_id>``              :class:`Assignment`                           leader, owners
 ``subscriptions/<topic_id>/<name>``     ``SubscriptionConfig``                        the leader
+``intents/<node_id>``                   what an administrator wants of a node         the leader
+``expected``                            which nodes there should be                   the leader
 ``tokens/<token_id>``                   ``TokenRecord``                               the leader
 ======================================  ============================================  ============
 
@@ -73,6 +75,8 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     rack: str = ""
     state: NodeState = NodeState.ACTIVE
+    state_by: str = ""
+    """The program that brought it into this state; empty: a person, or nobody."""
     incarnation: int = 0
     registered_at_ms: int = 0
 

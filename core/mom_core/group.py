@@ -257,10 +257,11 @@ class GroupState:
         lease = self._lease(partition)
         _check_offset(offset)
         if lease.holder != member_id or lease.generation != generation:
+            holder = "nobody" if lease.holder is None else f"member {lease.holder!r}"
             raise FencedError(
                 f"member {member_id!r} does not hold partition {partition} under generation "
-                f"{generation}: it is at generation {lease.generation}. Drop what was read from "
-                "it and acquire again",
+                f"{generation}: {holder} holds it, at generation {lease.generation}. Drop what "
+                "was read from it and acquire again",
                 field="generation",
                 details={"partition": str(partition), "generation": str(lease.generation)},
             )

@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from mom_core import limits
-from mom_core.errors import ErrorCode, InvalidArgumentError, StoreError
+from mom_core.errors import ConflictError, ErrorCode, InvalidArgumentError, StoreError
 from mom_core.names import check_name, check_topic_id
 from mom_core.quantities import format_bytes, parse_bytes, parse_duration_ms
 
@@ -515,6 +515,24 @@ def diff(
         for name in names
         if old.get(name) != new.get(name)
     }
+
+
+def refuse_differences(existing: _Config, wanted: _Config, fields: Collection[str]) -> None:
+    """Raise ConflictError, with :func:`diff` in its details, unless what stands is wanted."""
+    differences = diff(existing, wanted, fields)
+    if not differences:
+        return
+    kind = existing.kind.value if isinstance(existing, TopicConfig) else "subscription"
+    shown = "; ".join(
+        f"{field} is {one.existing!r}, not {one.wanted!r}" for field, one in differences.items()
+    )
+    document = {field: one._asdict() for field, one in differences.items()}
+    raise ConflictError(
+        f"{kind} {existing.name!r} exists with other settings: {shown}. Alter or delete it, or "
+        "choose another name",
+        field=next(iter(differences)),
+        details={"differences": msgspec.json.encode(document).decode()},
+    )
 
 
 def _show(config: TopicConfig | SubscriptionConfig) -> dict[str, Any]:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Iterator
 from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
 
 from mom_client.engine import Engine
-from mom_client.system import SystemClock
 from mom_core.ports import Clock
 from mom_gateway.calls import Route
 from mom_gateway.dispatch import Dispatcher
 from mom_gateway.http import json_bytes
-from mom_gateway.listening import Address, open_socket
 from mom_gateway.openapi import Entry, build_document
 from mom_gateway.operations import Described
 from mom_gateway.routes import leases, messages, records
@@ -29,6 +25,9 @@ from mom_gateway.routes.tokens import TOKENS
 from mom_gateway.routes.topics import TOPICS
 from mom_gateway.service import Service
 from mom_gateway.settings import GatewaySettings
+from mom_process.addresses import Address, open_socket
+from mom_process.system import SystemClock
+from mom_process.web_server import WebServer
 
 _log = logging.getLogger(__name__)
 
@@ -41,9 +40,9 @@ CONTROL_ROUTES: Final[tuple[Described, ...]] = (
     TOKENS,
     HEALTH,
 )
-# Longer than the 60 s of common proxies: whoever closes first must not be the server, or a request
-# that is just on its way fails.
-_KEEP_ALIVE_S: Final = 75
+# Longer than proxies keep idle connections (nginx 60 s, Traefik 90 s): whoever closes first must
+# not be the server, or a request that is just on its way fails.
+_KEEP_ALIVE_S: Final = 120
 
 
 def entries() -> list[Entry]:
@@ -79,7 +78,7 @@ class Gateway:
         self._clock = clock or SystemClock()
         self._engine = Engine(settings.nodes, token=settings.cluster_token)
         self._service = Service(settings, self._engine, self._clock)
-        self._server: _Server | None = None
+        self._server: WebServer | None = None
         self._serving: asyncio.Task[None] | None = None
         self._bound: Address | None = None
 
@@ -88,6 +87,12 @@ class Gateway:
         """Where it is reached, once started."""
         assert self._bound is not None, "the gateway was not started"
         return f"http://{self._bound}"
+
+    @property
+    def port(self) -> int:
+        """The port that is bound, once started."""
+        assert self._bound is not None, "the gateway was not started"
+        return self._bound.port
 
     async def start(self) -> None:
         """Begin to serve. Does not wait for nodes: until one answers, /readyz is 503.
@@ -110,7 +115,7 @@ class Gateway:
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, self._settings.stop_ms // 1000),
         )
-        self._server = _Server(config)
+        self._server = WebServer(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))
         _log.info("serving REST", extra={"url": self.url})
 
@@ -125,11 +130,3 @@ class Gateway:
             self._server.should_exit = True
             await self._serving
         await self._engine.close()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the process that runs the gateway has its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

@@ -282,6 +282,11 @@ def invalid_json(error: msgspec.ValidationError) -> InvalidArgumentError:
     if named:
         path = f"{path}.{named[1]}" if path else named[1]
     field = path or "body"
+    if "base64" in reason:
+        return InvalidArgumentError(
+            f"{field} is no base64: write the standard alphabet with padding, such as AAEC",
+            field=field,
+        )
     return InvalidArgumentError(f"{field}: {reason[0].lower()}{reason[1:]}", field=field)
 
 

@@ -32,7 +32,7 @@ from mom_gateway.http import (
     send_reply,
 )
 from mom_gateway.problems import problem_reply
-from mom_gateway.routes.control import IDENTITY, response_of
+from mom_gateway.routes.control import IDENTITY, LIST_LIMIT_MAX, response_of
 from mom_gateway.service import Service
 
 _log = logging.getLogger(__name__)
@@ -200,8 +200,14 @@ def install_handlers(api: FastAPI) -> None:
 
 
 def _validation_error(error: RequestValidationError) -> InvalidArgumentError:
+    """FastAPI checks a few numbers in URLs; the rest of what comes in is checked by MOM itself."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"][1:]) or "query"
+    if field == "limit":
+        return InvalidArgumentError(
+            f"limit is {first['input']!r}; a whole number from 1 to {LIST_LIMIT_MAX} is allowed",
+            field=field,
+        )
     reason = str(first["msg"])
     return InvalidArgumentError(f"{field}: {reason[:1].lower()}{reason[1:]}", field=field)
 

@@ -2,87 +2,61 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
 
 import click
 import uvloop
 
 from mom_core import limits
-from mom_core.errors import InvalidArgumentError, MomError
+from mom_core.errors import MomError
 from mom_gateway.app import Gateway
-from mom_gateway.listening import Address, parse_address
-from mom_gateway.log_lines import LOG_FORMATS, LOG_LEVELS, configure_logging
 from mom_gateway.settings import DEFAULT_LISTEN, DEFAULT_NODE, GatewaySettings
+from mom_process.addresses import parse_address
+from mom_process.flags import (
+    access_flags,
+    access_of,
+    flag,
+    log_flags,
+    open_notice,
+    options,
+    version_flag,
+)
+from mom_process.log_lines import configure_logging
+from mom_process.stopping import stop_event
 
 _log = logging.getLogger(__name__)
 
-ALLOW_FLAG: Final = "--allow-unauthenticated-network-access"
-AUTH_MODES: Final = ("auto", "required", "disabled")
-CommandT = TypeVar("CommandT", bound=Callable[..., Any])
-
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-
-
-def _flag(name: str, **settings: Any) -> Callable[[CommandT], CommandT]:
-    """An option ``--name`` that the environment variable ``MOM_NAME`` may give, too."""
-    variable = "MOM_" + name.removeprefix("--").replace("-", "_").upper()
-    settings.setdefault("show_default", True)
-    return click.option(name, envvar=variable, show_envvar=True, **settings)
-
 
 @click.command(context_settings={"max_content_width": 100})
-@_flag("--listen", default=str(DEFAULT_LISTEN), metavar="HOST:PORT", help="Serve REST here.")
-@_flag(
+@flag("--listen", default=str(DEFAULT_LISTEN), metavar="HOST:PORT", help="Serve REST here.")
+@flag(
     "--nodes",
     default=DEFAULT_NODE,
     metavar="HOST:PORT,...",
     help="Some nodes or masters; the others are learnt from them.",
 )
-@_flag(
-    "--auth",
-    type=click.Choice(AUTH_MODES),
-    default="auto",
-    help="Whether callers need a token. auto: yes beyond loopback.",
-)
-@_flag(
-    "--cluster-token-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default=None,
-    help="A file with the secret that the cluster's processes share. The variable "
-    "MOM_CLUSTER_TOKEN may hold the secret itself.",
-)
-@click.option("--cluster-token", envvar="MOM_CLUSTER_TOKEN", hidden=True, default=None)
-@_flag(
-    ALLOW_FLAG,
-    is_flag=True,
-    default=False,
-    help="Serve everyone who can reach this host, without tokens. All data is theirs.",
-)
-@_flag(
+@options(*access_flags())
+@flag(
     "--auto-create",
     is_flag=True,
     default=False,
     help="Make unknown topics and queues at their first use. For development.",
 )
-@_flag(
+@flag(
     "--body-bytes-max",
     type=click.IntRange(limits.KIB, limits.GATEWAY_BODIES_BYTES_MAX),
     default=limits.GATEWAY_BODY_BYTES_MAX_DEFAULT,
     help="The largest JSON body. Streamed bodies have no limit.",
 )
-@_flag(
+@flag(
     "--drain-ms",
     type=click.IntRange(0, 600_000),
     default=1_000,
     help="After SIGTERM, serve so long on with Connection: close.",
 )
-@_flag("--log-format", type=click.Choice(LOG_FORMATS), default="human", help="Log lines.")
-@_flag("--log-level", type=click.Choice(LOG_LEVELS), default="info", help="How much to log.")
+@options(*log_flags())
+@version_flag("mom-gateway")
 def main(
     *,
     listen: str,
@@ -108,66 +82,33 @@ def main(
     configure_logging(log_format, log_level)
     try:
         address = parse_address(listen)
-        if cluster_token_file is not None:
-            cluster_token = cluster_token_file.read_text().strip()
-        is_open = _is_open(address, auth, allow_unauthenticated_network_access)
-        if not is_open and not cluster_token:
-            raise InvalidArgumentError(
-                "with authentication on, the gateway asks nodes who a token stands for, and needs "
-                "the cluster's own secret for that: set MOM_CLUSTER_TOKEN or --cluster-token-file",
-                field="cluster-token",
-            )
+        access = access_of(
+            address,
+            auth=auth,
+            allow_unauthenticated=allow_unauthenticated_network_access,
+            cluster_token=cluster_token,
+            cluster_token_file=cluster_token_file,
+        )
         settings = GatewaySettings(
             listen=address,
             nodes=tuple(one.strip() for one in nodes.split(",") if one.strip()),
-            cluster_token=cluster_token or None,
-            auth_disabled=is_open,
+            cluster_token=access.cluster_token,
+            auth_disabled=access.open_to_all,
             allow_unauthenticated_network_access=allow_unauthenticated_network_access,
             auto_create=auto_create,
             body_bytes_max=body_bytes_max,
             drain_ms=drain_ms,
         )
-        if is_open:
-            _log.warning(_open_notice(address))
+        if access.open_to_all:
+            _log.warning(open_notice(address))
         uvloop.run(_run(settings))
     except MomError as error:
         raise click.ClickException(error.message) from None
 
 
-def _is_open(address: Address, auth: str, allowed: bool) -> bool:
-    """Whether callers need no token. Raises InvalidArgumentError when that is not allowed."""
-    if auth == "required":
-        return False
-    if address.is_loopback or allowed:
-        return True
-    if auth == "disabled":
-        raise InvalidArgumentError(
-            f"{address} can be reached from the network, and --auth=disabled would give everyone "
-            f"all data. Listen on 127.0.0.1, turn authentication on, or say {ALLOW_FLAG}",
-            field="auth",
-        )
-    return False
-
-
-def _open_notice(address: Address) -> str:
-    if address.is_loopback:
-        return f"authentication is off: any process of this machine may use {address}"
-    return f"authentication is off: EVERYONE who can reach {address} may read and delete everything"
-
-
 async def _run(settings: GatewaySettings) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        stop.set()
-        for one in _STOP_SIGNALS:
-            loop.remove_signal_handler(one)
-            signal.signal(one, signal.SIG_DFL)
-
-    for one in _STOP_SIGNALS:
-        loop.add_signal_handler(one, on_signal)
+    stop = stop_event()
     gateway = Gateway(settings)
     await gateway.start()
     await stop.wait()

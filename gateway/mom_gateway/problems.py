@@ -23,9 +23,9 @@ MEDIA_TYPE: Final = b"application/problem+json"
 # Facts that are numbers, though errors carry text.
 _NUMBERS: Final = frozenset(
     {
-        "allowed_bytes", "epoch", "high_watermark", "limit", "limit_bytes", "line", "log_end",
-        "log_start", "next_offset", "offset", "partitions", "position", "retention_bytes_max",
-        "sum_bytes",
+        "allowed_bytes", "epoch", "generation", "high_watermark", "limit", "limit_bytes", "line",
+        "log_end", "log_start", "next_offset", "offset", "partition", "partitions", "position",
+        "retention_bytes_max", "sum_bytes",
     }
 )  # fmt: skip
 # Facts that are JSON themselves.

@@ -11,7 +11,7 @@ from mom_core.access import CLUSTER, Action, Identity, allowed
 from mom_core.errors import ConflictError, NotFoundError, OverloadedError
 from mom_core.names import check_name
 from mom_core.ports import Clock
-from mom_core.topics import TopicKind, new_topic
+from mom_core.topics import TopicKind
 from mom_gateway.access import Access, require
 from mom_gateway.http import BodyMemory, ClientGoneError, Receive
 from mom_gateway.metrics import RequestMetrics
@@ -102,9 +102,8 @@ class Service:
         except NotFoundError:
             if not self.settings.auto_create:
                 raise
-        wanted = new_topic(name, kind, {}, topic_id=NO_TOPIC_ID, created_at_ms=0)
         try:
-            _, created = await self.engine.create_topic(wanted)
+            _, created = await self.engine.create_topic(name, kind, {})
         except ConflictError:
             created = False  # Another request made it first, or it is of the other kind.
         return await self.topic(name, kind), created

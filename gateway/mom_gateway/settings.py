@@ -6,7 +6,7 @@ import msgspec
 
 from mom_core import limits
 from mom_core.errors import InvalidArgumentError
-from mom_gateway.listening import Address
+from mom_process.addresses import Address
 
 DEFAULT_LISTEN = Address("127.0.0.1", 8080)
 DEFAULT_NODE = "127.0.0.1:7071"

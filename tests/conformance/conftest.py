@@ -9,12 +9,12 @@ from typing import Protocol
 
 import pytest
 
-from mom_broker.rpc.system import SystemClock
 from mom_broker.storage.memory import MemoryStore
 from mom_broker.storage.redis import RedisStore
 from mom_broker.storage.sqlite import SqliteStore
 from mom_core.names import PartitionId
 from mom_core.ports import Store
+from mom_process.system import SystemClock
 from redis_server import RedisServer
 
 _numbers = itertools.count(1)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from mom_broker.rpc.system import SystemClock
 from mom_broker.storage.open import store_from_url
 from mom_core.names import PartitionId
 from mom_core.ports import Commit, NewBatch
+from mom_process.system import SystemClock
 
 
 async def main(url: str, topic_id: str) -> None:

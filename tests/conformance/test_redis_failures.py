@@ -9,13 +9,13 @@ from contextlib import aclosing
 
 import pytest
 
-from mom_broker.rpc.system import SystemClock
 from mom_broker.storage import redis as engine
 from mom_broker.storage import redis_lanes
 from mom_broker.storage.redis import RedisStore
 from mom_core.errors import ErrorCode, StoreError
 from mom_core.names import PartitionId
 from mom_core.ports import Commit, KeyEvent, KeySnapshot, KeyWrite, NewBatch
+from mom_process.system import SystemClock
 from redis_server import RedisServer, free_port
 
 PARTITION = PartitionId("e" * 32, 0)

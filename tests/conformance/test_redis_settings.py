@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from mom_broker.rpc.system import SystemClock
 from mom_broker.storage.redis import RedisStore
 from mom_core.errors import ErrorCode, StoreError
 from mom_core.limits import OFFSET_GAP
 from mom_core.names import PartitionId
 from mom_core.ports import Commit, Durability, NewBatch
+from mom_process.system import SystemClock
 from redis_server import RedisServer
 
 PARTITION = PartitionId("d" * 32, 0)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mom_broker.rpc.system import SystemClock
 from mom_broker.storage import sqlite as engine
 from mom_broker.storage.sqlite import SqliteStore
 from mom_broker.storage.sqlite_files import DATABASE_NAME, FORMAT_VERSION
 from mom_core.errors import ErrorCode, StoreError
 from mom_core.names import PartitionId
 from mom_core.ports import Commit, NewBatch
+from mom_process.system import SystemClock
 
 
 async def refusal(directory: Path) -> StoreError:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mom_broker.rpc.system import SystemClock
 from mom_broker.storage.open import store_from_url
 from mom_core.names import PartitionId
 from mom_core.ports import Store
+from mom_process.system import SystemClock
 from redis_server import RedisServer
 
 WRITER = Path(__file__).with_name("store_writer.py")

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from mom_broker.rpc.system import SystemClock
 from mom_broker.storage.memory import MemoryStore
 from mom_core.errors import MomError
 from mom_core.names import PartitionId
 from mom_core.ports import AppendOutcome, Commit, NewBatch, Store, TrimRule
+from mom_process.system import SystemClock
 
 new_batches = st.lists(
     st.builds(

@@ -19,9 +19,9 @@ from mom_broker.master.app import Master
 from mom_broker.master.settings import MasterSettings
 from mom_broker.node.app import Node
 from mom_broker.node.settings import NodeSettings
-from mom_broker.rpc.system import SystemClock, SystemRandom
 from mom_broker.storage.memory import MemoryStore
 from mom_broker.storage.sqlite import SqliteStore
+from mom_process.system import SystemClock, SystemRandom
 
 TESTS = Path(__file__).parents[1]
 

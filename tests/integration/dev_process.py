@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 TIMEOUT_SECONDS = 60
+FREE_PORTS = ("--port", "0", "--master-port", "0", "--node-port", "0")
 MOM = [sys.executable, "-c", "from mom_cli.main import main; main()"]
 
 
@@ -24,11 +26,12 @@ def environment(**more: str) -> dict[str, str]:
 class DevProcess:
     """`mom dev` over a data directory; a context manager."""
 
-    def __init__(self, data: Path, *flags: str) -> None:
-        ports = ["--port", "0", "--master-port", "0", "--node-port", "0"]
+    def __init__(self, data: Path, *flags: str, ports: Sequence[str] = FREE_PORTS) -> None:
         self._command = [*MOM, "dev", "--data", str(data), *ports, "-o", "json", *flags]
         self.process: subprocess.Popen[bytes] | None = None
         self.facts: dict[str, Any] = {}
+        self.more: dict[str, str] = {}
+        """More of the environment that commands get."""
 
     def __enter__(self) -> DevProcess:
         self.start()
@@ -71,7 +74,7 @@ class DevProcess:
     @property
     def environment(self) -> dict[str, str]:
         """For commands and clients that are to talk to this one."""
-        return environment(MOM_URL=",".join(self.facts["nodes"]))
+        return environment(MOM_URL=",".join(self.facts["nodes"]), **self.more)
 
     def mom(
         self, *words: str | Path, stdin: bytes | None = None, code: int = 0

@@ -10,11 +10,11 @@ import grpc
 
 from mom_broker.node.app import Node
 from mom_broker.node.settings import NodeSettings
-from mom_broker.rpc.system import SystemClock, SystemRandom
 from mom_core import batch, catalog, topics
 from mom_core.catalog import Assignment, NodeRecord, Owner
 from mom_core.message import Message
 from mom_core.ports import KeyWrite, Store
+from mom_process.system import SystemClock, SystemRandom
 from mom_proto.v1 import broker_pb2, broker_pb2_grpc, types_pb2
 
 TOPIC_ID = "0a" * 16

@@ -12,12 +12,16 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from dev_process import MOM, TIMEOUT_SECONDS, DevProcess, environment
+
+from mom_process.addresses import own_host
 
 LINES_MAX = 20_000
 
@@ -156,6 +160,41 @@ def test_acknowledged_messages_survive_a_crash(tmp_path: Path) -> None:
         assert dev.mom("consume", "notes", "--until-end").stdout == b"a\nb\nc\n"
 
 
+def owner_of_each(dev: DevProcess, topic: str) -> list[str]:
+    return [one["node_id"] for one in dev.json("topic", "describe", topic)["partition_list"]]
+
+
+def test_more_or_fewer_nodes_have_the_same_data(tmp_path: Path, log_file: Path) -> None:
+    expected = lines_of(log_file)
+    receipt = ""
+    for turn, count in enumerate((1, 3, 2, 1)):
+        with DevProcess(tmp_path / "data", "--nodes", str(count)) as dev:
+            if turn == 0:
+                dev.mom("topic", "create", "logs", "--partitions", "6")
+                dev.mom("produce", "logs", "--file", log_file)
+                dev.mom("consume", "logs", "--subscription", "group", "--max", "100")
+                dev.mom("queue", "create", "jobs", "--partitions", "4", "--lease", "10m")
+                dev.mom("produce", "jobs", "leased")
+                receipt = json.loads(dev.mom("receive", "jobs", "-o", "json").stdout)["receipt"]
+            else:
+                assert dev.mom("receive", "jobs", "--wait", "0").stdout == b""
+                dev.mom("extend", "jobs", receipt, "--lease", "10m")
+            nodes = {f"dev-{index}" for index in range(count)}
+            assert {one["node_id"] for one in dev.json("cluster", "status")["nodes"]} == nodes
+            # Nobody is waited for who is not there, and those who come get their share.
+            assert set(owner_of_each(dev, "logs")) <= nodes
+            deadline = time.monotonic() + TIMEOUT_SECONDS
+            while set(Counter(owner_of_each(dev, "logs")).values()) != {6 // count}:
+                assert time.monotonic() < deadline, owner_of_each(dev, "logs")
+            read = dev.mom("consume", "logs", "--until-end").stdout
+            assert Counter(read.splitlines()) == expected
+            assert dev.stop() == 0
+    with DevProcess(tmp_path / "data", "--nodes", "2") as dev:
+        dev.mom("ack", "jobs", receipt)
+        rest = dev.mom("consume", "logs", "--subscription", "group", "--until-end").stdout
+        assert len(rest.splitlines()) == expected.total() - 100
+
+
 def test_what_does_not_exist_is_created_and_that_is_said(dev: DevProcess) -> None:
     said = dev.mom("produce", "fresh", "hello").stderr.decode()
     assert "created" in said
@@ -191,6 +230,8 @@ def test_good_lines_land_and_bad_ones_are_named(dev: DevProcess) -> None:
     dev.mom("topic", "create", "small", "--message-bytes-max", "1Ki")
     done = dev.mom("produce", "small", stdin=b"one\n" + b"x" * 2000 + b"\nthree\n", code=1)
     assert "standard input line 2" in done.stderr.decode()
+    done = dev.mom("produce", "small", "x" * 2000, code=1)
+    assert "argument 1 was not sent" in done.stderr.decode()
     assert dev.mom("consume", "small", "--until-end").stdout == b"one\nthree\n"
     lines = b'{"value": 1, "key": "a"}\n{nonsense\n{"value": {"b": [2]}, "headers": {"h": "v"}}\n'
     made = dev.json("produce", "small", "--json", stdin=lines, code=1)
@@ -204,6 +245,8 @@ def test_good_lines_land_and_bad_ones_are_named(dev: DevProcess) -> None:
 
 def test_leases_by_the_command_line(dev: DevProcess) -> None:
     dev.mom("queue", "create", "work", "--lease", "10m")
+    dev.mom("topic", "create", "not-work")
+    assert b"--subscription" in dev.mom("receive", "not-work", code=1).stderr
     dev.mom("produce", "work", "a", "b")
     leased = dev.mom("receive", "work", "--max", "2", "-o", "json").stdout.splitlines()
     receipts = [json.loads(line)["receipt"] for line in leased]
@@ -282,6 +325,44 @@ def test_a_taken_port_is_named_with_its_process(tmp_path: Path, flag: str) -> No
         said = refused_start("--data", str(tmp_path), "--port", "0", *FREE, flag, str(port))
     assert f"port {port}" in said
     assert f"pid {os.getpid()}" in said
+
+
+def test_one_port_is_enough_for_a_second_one(tmp_path: Path) -> None:
+    usual = range(7070, 7074)
+    with ExitStack() as stack:
+        for port in usual:
+            with suppress(OSError):  # Then another process has it, which is just as well.
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        dev = stack.enter_context(DevProcess(tmp_path / "data", ports=("--port", "0")))
+        ports = [int(address.rpartition(":")[2]) for address in dev.facts["nodes"]]
+        ports.append(int(dev.facts["master"].rpartition(":")[2]))
+        assert not set(ports) & set(usual)
+        dev.mom("produce", "notes", "hello")
+        assert dev.mom("consume", "notes", "--until-end").stdout == b"hello\n"
+        said = refused_start("--data", str(tmp_path / "more"), "--port", "0", "--node-port", "7071")
+        assert "port 7071" in said
+
+
+@pytest.mark.parametrize("advertised", ["", "localhost"])
+def test_on_every_interface_it_tells_an_address_that_can_be_reached(
+    tmp_path: Path, advertised: str
+) -> None:
+    host = advertised or own_host()
+    if not host:
+        pytest.skip("this machine has no address of its own")
+    flags = ["--host", "0.0.0.0", *(["--advertise", advertised] if advertised else [])]
+    with DevProcess(tmp_path / "data", *flags) as dev:
+        told = [*dev.facts["nodes"], dev.facts["master"]]
+        assert {address.rpartition(":")[0] for address in told} == {host}
+        assert dev.facts["rest_url"].startswith(f"http://{host}:")
+        assert b"MOM_TOKEN" in dev.mom("topic", "list", code=1).stderr
+        dev.more["MOM_TOKEN"] = (tmp_path / "data" / "cluster-token").read_text().strip()
+        # Through what the routing table says, to all of the nodes.
+        dev.mom("topic", "create", "notes", "--partitions", "6")
+        dev.json("produce", "notes", stdin=b"".join(b"%d\n" % one for one in range(600)))
+        assert len(dev.mom("consume", "notes", "--until-end").stdout.splitlines()) == 600
+        status = dev.json("cluster", "status")
+        assert {node["address"] for node in status["nodes"]} == set(dev.facts["nodes"])
 
 
 def test_a_data_directory_that_is_held_is_named_with_its_process(

@@ -23,7 +23,6 @@ from mom_broker.master.app import Master
 from mom_broker.master.deletions import DELETIONS_PREFIX
 from mom_broker.master.settings import MasterSettings
 from mom_broker.rpc.errors import from_rpc_error
-from mom_broker.rpc.system import SystemClock, SystemRandom
 from mom_broker.storage.catalog_view import CatalogView
 from mom_broker.storage.memory import MemoryStore
 from mom_broker.storage.open import store_from_url
@@ -41,6 +40,7 @@ from mom_core.errors import (
 from mom_core.limits import HEARTBEAT_INTERVAL_MS, LEADER_LEASE_MS
 from mom_core.names import PartitionId
 from mom_core.ports import KeyWrite, Store
+from mom_process.system import SystemClock, SystemRandom
 from mom_proto.v1 import broker_pb2, master_pb2, master_pb2_grpc, types_pb2
 from redis_server import RedisServer
 
@@ -457,6 +457,23 @@ async def test_creating_again_is_no_error_and_another_is_a_conflict(cluster: Clu
     assert isinstance(await failure(stub.CreateTopic(topic("orders", kind=kind))), ConflictError)
 
 
+async def test_a_0_that_is_asked_for_is_none_that_is_left_out(cluster: Cluster) -> None:
+    stub = cluster.stub((await cluster.leader()).address)
+    kept = await stub.CreateTopic(topic("kept", retention_ms=0))
+    assert kept.topic.HasField("retention_ms")
+    assert kept.topic.retention_ms == 0
+    assert (await stub.CreateTopic(topic("other"))).topic.retention_ms > 0
+    error = await failure(stub.CreateTopic(topic("other", retention_ms=0)))
+    assert error.field == "retention_ms"
+    assert not (await stub.CreateTopic(topic("kept"))).created
+    for wanted in ({"partitions": 0}, {"lease_ms": 1000}):
+        error = await failure(stub.CreateTopic(topic("none", **wanted)))
+        assert (error.code, error.field) == (ErrorCode.INVALID_ARGUMENT, *wanted)
+    subscription = types_pb2.Subscription(topic="kept", name="s", session_ms=0)
+    request = master_pb2.CreateSubscriptionRequest(subscription=subscription)
+    assert (await failure(stub.CreateSubscription(request))).field == "session_ms"
+
+
 async def test_two_creations_at_once_make_one_topic(cluster: Cluster) -> None:
     stub = cluster.stub((await cluster.leader()).address)
     replies = await asyncio.gather(*(stub.CreateTopic(topic("orders")) for _ in range(8)))
@@ -686,9 +703,11 @@ class MasterProcess:
         self._process.stderr.close()
 
 
-async def test_a_killed_leader_is_replaced_within_three_seconds(
-    redis_server: RedisServer,
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "paused"])
+async def test_a_leader_that_is_gone_is_replaced_within_three_seconds(
+    redis_server: RedisServer, number: int
 ) -> None:
+    """A killed one's lease is released by whoever sees that it ended; a paused one's runs out."""
     clock = SystemClock()
     store = store_from_url(redis_server.url, clock, namespace="takeover")
     await store.open()
@@ -703,7 +722,7 @@ async def test_a_killed_leader_is_replaced_within_three_seconds(
             # Both have to be up, or the second one's start would be measured.
             await both_serve(masters)
             began_ms = clock.monotonic_ms()
-            masters[leader.master_id].signal(signal.SIGKILL)
+            masters[leader.master_id].signal(number)
             await cluster.until(lambda: cluster.view.leader not in (None, leader))
             assert clock.monotonic_ms() - began_ms < TAKEOVER_MS_MAX
             following = cluster.view.leader

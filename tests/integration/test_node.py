@@ -23,14 +23,14 @@ from integration.node_cluster import (
     values,
 )
 from mom_broker.rpc.errors import from_proto, from_rpc_error
-from mom_broker.rpc.system import SystemClock
 from mom_broker.storage.memory import MemoryStore
 from mom_broker.storage.sqlite import SqliteStore
 from mom_core import topics
-from mom_core.errors import ErrorCode, StaleEpochError
+from mom_core.errors import ErrorCode, RoutingError, StaleEpochError
 from mom_core.limits import MESSAGE_BYTES_MAX_DEFAULT
 from mom_core.names import PartitionId
 from mom_core.ports import TrimRule
+from mom_process.system import SystemClock
 from mom_proto.v1 import broker_pb2
 
 QUEUE = topics.TopicKind.QUEUE
@@ -111,6 +111,21 @@ async def test_the_old_owner_can_write_nothing_after_a_move(cluster: NodeCluster
         await landing
     result = (await cluster.stub("n2").Fetch(fetch_request(0, 0))).results[0]
     assert values(result.batches) == [b"before", b"after"]
+
+
+async def test_an_old_owner_sends_readers_that_are_ahead_of_it_on(cluster: NodeCluster) -> None:
+    await cluster.create(owners=["n1"])
+    await cluster.stub("n1").Produce(produce_request((0, encoded([b"before"]))))
+    zombie = next(iter(cluster.nodes["n1"].ownership.owned.values())).log
+    await cluster.assign(["n2"])
+    await cluster.stub("n2").Produce(produce_request((0, encoded([b"after", b"and after"]))))
+    zombie.lost = None  # as if it had slept through the news
+    for offset in (2, 3):
+        with pytest.raises(RoutingError) as caught:
+            await zombie.read(offset, 1)
+        assert caught.value.retriable
+    result = (await cluster.stub("n2").Fetch(fetch_request(0, 4))).results[0]
+    assert result.error.code == ErrorCode.OFFSET_OUT_OF_RANGE
 
 
 async def test_a_lease_lives_on_with_the_next_owner(cluster: NodeCluster) -> None:

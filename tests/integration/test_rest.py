@@ -22,11 +22,11 @@ import pytest
 from broker_process import BrokerProcess
 
 from mom_gateway.app import Gateway, entries
-from mom_gateway.listening import Address
 from mom_gateway.openapi import kinds_of
 from mom_gateway.operations import Operation
 from mom_gateway.routes.messages import EXAMPLE_RECEIPT
 from mom_gateway.settings import GatewaySettings
+from mom_process.addresses import Address
 
 TIMEOUT_SECONDS = 60
 TEXT = {"content-type": "text/plain"}
@@ -176,12 +176,33 @@ async def test_a_lease_ends_by_nack_release_and_time(rest: httpx.AsyncClient) ->
     assert reply["results"][0]["code"] == "lease_lost"
 
 
+async def test_what_is_created_is_what_was_asked_for(rest: httpx.AsyncClient) -> None:
+    path = "/v1/topics/kept-for-ever"
+    made = await ok(rest, "PUT", path, 201, json={"retention_ms": 0, "partitions": 2})
+    assert (made["retention_ms"], made["partitions"]) == (0, 2)
+    assert await ok(rest, "PUT", path, 200, json={"retention_ms": "0"}) == made
+    assert await ok(rest, "PUT", path, 200) == made
+    problem = await ok(rest, "PUT", path, 409, json={"retention_ms": None, "partitions": 2})
+    assert problem["differences"] == {"retention_ms": {"existing": 0, "wanted": 604_800_000}}
+    assert problem["field"] == "retention_ms"
+
+
+async def test_what_is_no_base64_is_named(rest: httpx.AsyncClient) -> None:
+    await ok(rest, "PUT", "/v1/topics/bytes", 201)
+    records = [{"value_base64": "AAEC"}, {"value_base64": "!"}]
+    reply = await ok(rest, "POST", "/v1/topics/bytes/records", 207, json={"records": records})
+    assert reply["results"][0]["offset"] == 0
+    assert reply["results"][1]["field"] == "value_base64"
+    assert "padding" in reply["results"][1]["detail"]
+
+
 async def test_members_share_a_topic(rest: httpx.AsyncClient) -> None:
     base = "/v1/topics/shared/subscriptions/group"
     await ok(rest, "PUT", "/v1/topics/shared", 201, json={"partitions": 2})
     await ok(rest, "PUT", base, 201, json={"mode": "stream"})
     await ok(rest, "PUT", base, 200, json={"mode": "stream"})
-    await ok(rest, "PUT", base, 409, json={"mode": "queue"})
+    problem = await ok(rest, "PUT", base, 409, json={"mode": "queue"})
+    assert problem["differences"] == {"mode": {"existing": "stream", "wanted": "queue"}}
     reply = await ok(rest, "POST", f"{base}/leases:acquire", json={"member_id": "a"})
     assert [one["partition"] for one in reply["leases"]] == [0, 1]
     await ok(rest, "POST", "/v1/topics/shared/records", json={"value": 1, "partition": 0})
@@ -418,7 +439,7 @@ def test_the_process_refuses_what_is_unsafe_or_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = refused("--listen", f"127.0.0.1:{port}")
-        assert f"port {port} is taken by " in said
+        assert f"port {port} on 127.0.0.1 is taken by " in said
         assert f"(pid {os.getpid()})" in said
 
 

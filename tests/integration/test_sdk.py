@@ -97,6 +97,14 @@ async def test_one_bad_message_hurts_no_other(client: mom_client.Client, name: s
     assert [one.value async for one in client.read(name)] == [b"a", b"c"]
 
 
+async def test_only_settings_that_are_named_count(client: mom_client.Client, name: str) -> None:
+    made = await client.create_topic(name, partitions=2, retention_ms=0)
+    assert (made.partitions, made.retention_ms) == (2, 0)
+    assert await client.create_topic(name) == made
+    with pytest.raises(mom_client.ConflictError, match="retention_ms is 0, not 3600000"):
+        await client.create_topic(name, retention_ms="1h")
+
+
 async def test_bad_arguments_name_the_field(client: mom_client.Client, name: str) -> None:
     await client.create_topic(name, partitions=2)
     with pytest.raises(mom_client.InvalidArgumentError, match="it has 0 to 1"):

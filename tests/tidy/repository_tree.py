@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPONENTS = ("proto", "core", "client", "broker", "gateway", "operator", "cli")
+COMPONENTS = ("proto", "core", "process", "client", "broker", "gateway", "operator", "cli")
 TEXT_SUFFIXES = frozenset(
     {"", ".cfg", ".in", ".md", ".proto", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml", ".lua"}
 )

@@ -45,6 +45,17 @@ def test_every_package_in_the_wheel_is_typed_and_every_component_is_in_the_wheel
     assert not untyped, "\n".join(untyped)
 
 
+def test_make_test_runs_every_folder_of_tests_but_e2e() -> None:
+    project = tomllib.loads(tree.read(tree.Path("pyproject.toml")))
+    named = set(project["tool"]["pytest"]["ini_options"]["testpaths"])
+    folders = {
+        f"tests/{path.parts[1]}"
+        for path in tree.python_files()
+        if path.parts[0] == "tests" and len(path.parts) > 2 and path.name.startswith("test_")
+    }
+    assert named == folders - {"tests/e2e"}
+
+
 def _declared() -> dict[str, Requirement]:
     project = tomllib.loads(tree.read(tree.Path("pyproject.toml")))
     lines = list(project["project"]["dependencies"])

@@ -101,6 +101,7 @@ class Cluster:
             store_used_bytes=usage.used_bytes,
             store_limit_bytes=usage.limit_bytes or 0,
             store_full_in_ms=self._estimate.full_in_ms() or 0,
+            nodes_missing=self._registry.missing(),
         )
 
     def _without_owner(self) -> int:

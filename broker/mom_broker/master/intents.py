@@ -23,7 +23,13 @@ _WANTED: Final = (NodeState.ACTIVE, NodeState.CORDONED, NodeState.DRAINING)
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
     """The state that a node is to have whenever it is there."""
 
-    state: NodeState
+    state: NodeState = NodeState.ACTIVE
+    by: str = ""
+    """The program that asked for it and will undo it; empty: a person."""
+
+
+ANY_NODE: Final = Intent()
+"""What any node is without an intent of its own."""
 
 
 def parse_state(text: str) -> NodeState:
@@ -35,15 +41,15 @@ def parse_state(text: str) -> NodeState:
     return NodeState(text)
 
 
-def intent_write(node_id: str, state: NodeState) -> KeyWrite:
+def intent_write(node_id: str, intent: Intent) -> KeyWrite:
     """How to remember an intent; active is what any node is without one."""
-    value = None if state is NodeState.ACTIVE else catalog.encode(Intent(state=state))
+    value = None if intent.state is NodeState.ACTIVE else catalog.encode(intent)
     return KeyWrite(INTENTS_PREFIX + node_id, value)
 
 
-async def load_intents(store: Store) -> dict[str, NodeState]:
+async def load_intents(store: Store) -> dict[str, Intent]:
     """All intents by node id."""
     return {
-        entry.key.removeprefix(INTENTS_PREFIX): catalog.decode(entry.value, Intent).state
+        entry.key.removeprefix(INTENTS_PREFIX): catalog.decode(entry.value, Intent)
         for entry in await store.list(INTENTS_PREFIX)
     }

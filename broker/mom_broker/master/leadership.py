@@ -10,7 +10,10 @@ That record is also the fence: every write of a leader names the record's revisi
 once the next leader has signed.
 
 The others ask for the lease when it runs out, and at once when the record vanishes: a leader that
-stops in good order releases the lease and deletes its record.
+stops in good order releases the lease and deletes its record. A holder also says which process it
+is (:mod:`mom_process.process_identity`), and whoever can prove that this process has ended
+releases the lease in its name, so a single master that was killed leads again at once. What the
+dead one had sent to the store is refused by the fence like any late write.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ ATTEMPT_MS_MAX: Final = LEADER_LEASE_MS - LEASE_MARGIN_MS
 RELEASE_MS_MAX: Final = 500
 # What a caller is told to wait while nobody leads.
 NO_LEADER_RETRY_MS: Final = 250
+# Parts the two halves of a lease's holder: a unique name, and which process that is.
+PROCESS_MARK: Final = "@"
 
 _log = logging.getLogger(__name__)
 
@@ -60,19 +65,23 @@ class Leadership:
         clock: Clock,
         *,
         holder: str,
+        process: str,
+        is_gone: Callable[[str], bool],
         master_id: str,
         on_start: Callable[[], Awaitable[None]],
         on_end: Callable[[], Awaitable[None]],
     ) -> None:
         """``holder`` must be another one each time a process starts.
 
+        ``process`` is what ``is_gone`` is asked about later, by another master; empty: never.
         ``on_start`` and ``on_end`` frame each term; ``leading`` is true before the one and false
         before the other.
         """
         self._store = store
         self._view = view
         self._clock = clock
-        self._holder = holder
+        self._holder = f"{holder}{PROCESS_MARK}{process}"
+        self._is_gone = is_gone
         self._master_id = master_id
         self._on_start = on_start
         self._on_end = on_end
@@ -143,7 +152,7 @@ class Leadership:
     async def _ask(self, timeout_ms: int = ATTEMPT_MS_MAX) -> LeaseGrant | None:
         """Take or renew the lease; None when the store does not answer."""
         asked_at_ms = self._clock.monotonic_ms()
-        ask = self._store.acquire_lease(LEADER_LEASE, self._holder, LEADER_LEASE_MS)
+        ask = self._acquire()
         try:
             grant = await within(self._clock, ask, timeout_ms, "the lease")
         except MomError as error:
@@ -152,6 +161,18 @@ class Leadership:
         if grant.holder == self._holder:
             self._ends_at_ms = asked_at_ms + LEADER_LEASE_MS - LEASE_MARGIN_MS
         return grant
+
+    async def _acquire(self) -> LeaseGrant:
+        grant = await self._store.acquire_lease(LEADER_LEASE, self._holder, LEADER_LEASE_MS)
+        process = grant.holder.rpartition(PROCESS_MARK)[2]
+        if grant.holder == self._holder or not process or not self._is_gone(process):
+            return grant
+        _log.info(
+            "the leader's process has ended: its lease is released", extra={"holder": grant.holder}
+        )
+        # In the dead one's name: nothing happens if another has the lease by now.
+        await self._store.release_lease(LEADER_LEASE, grant.holder)
+        return await self._store.acquire_lease(LEADER_LEASE, self._holder, LEADER_LEASE_MS)
 
     async def _term(self, token: int) -> None:
         self._deposed.clear()

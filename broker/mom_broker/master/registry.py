@@ -20,11 +20,11 @@ from typing import Final
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from mom_broker.master.intents import intent_write, load_intents
+from mom_broker.master.expected import Expected, expected_write, load_expected
+from mom_broker.master.intents import ANY_NODE, INTENTS_PREFIX, Intent, intent_write, load_intents
 from mom_broker.master.waiting import woken
 from mom_broker.master.writer import ControlWriter
 from mom_broker.rpc.messages import partitions_by_node
-from mom_broker.rpc.ports import parse_address
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core import catalog
 from mom_core.catalog import ASSIGNMENTS_PREFIX, NODES_PREFIX, NodeRecord, NodeState
@@ -32,6 +32,7 @@ from mom_core.errors import ConflictError, InvalidArgumentError, MomError, NotFo
 from mom_core.limits import HEARTBEAT_INTERVAL_MS, HEARTBEAT_TIMEOUT_MS
 from mom_core.names import check_name
 from mom_core.ports import Clock, KeyWrite, Store
+from mom_process.addresses import parse_address
 from mom_proto.v1 import master_pb2
 
 # A node whose stream broke may come back within this time and keep its partitions.
@@ -90,7 +91,8 @@ class Registry:
         self._clock = clock
         self._sessions: dict[str, Session] = {}
         self._deadlines_ms: dict[str, int] = {}
-        self._intents: dict[str, NodeState] = {}
+        self._intents: dict[str, Intent] = {}
+        self._expected = Expected()
         self._wake = asyncio.Event()
         self._placed: tuple[int, dict[str, int]] = (-1, {})
         view.subscribe(self._on_change)
@@ -104,6 +106,7 @@ class Registry:
     async def begin_term(self) -> None:
         """Expect every node that is not known to be lost."""
         self._intents = await load_intents(self._store)
+        self._expected = await load_expected(self._store)
         deadline_ms = self._clock.monotonic_ms() + HEARTBEAT_TIMEOUT_MS
         self._deadlines_ms = {
             node_id: deadline_ms
@@ -161,19 +164,21 @@ class Registry:
         self._deadlines_ms[session.node_id] = self._clock.monotonic_ms() + grace_ms
         self._wake.set()
 
-    def _state_of(self, session: Session) -> NodeState:
+    def _intent_of(self, session: Session) -> Intent:
         if session.leaving:
-            return NodeState.DRAINING
-        return self._intents.get(session.node_id, NodeState.ACTIVE)
+            return Intent(state=NodeState.DRAINING)
+        return self._intents.get(session.node_id, ANY_NODE)
 
     def _record_of(self, session: Session) -> NodeRecord:
         standing = self._view.nodes.get(session.node_id)
         same = standing is not None and standing.incarnation == session.incarnation
+        intent = self._intent_of(session)
         return NodeRecord(
             node_id=session.node_id,
             address=session.address,
-            rack=session.rack,
-            state=self._state_of(session),
+            rack=session.rack or self._expected.racks.get(session.node_id, ""),
+            state=intent.state,
+            state_by=intent.by,
             incarnation=session.incarnation,
             registered_at_ms=(
                 standing.registered_at_ms if standing is not None and same else self._store.now_ms()
@@ -228,8 +233,9 @@ class Registry:
 
     # What administrators want.
 
-    async def set_state(self, node_id: str, state: NodeState) -> NodeRecord:
-        """Change what a node is to be. Raises NotFoundError."""
+    async def set_state(self, node_id: str, state: NodeState, by: str = "") -> NodeRecord:
+        """Change what a node is to be; ``by`` names the program that asks. Raises NotFoundError."""
+        intent = Intent(state=state, by=by if state is not NodeState.ACTIVE else "")
 
         def plan() -> tuple[Sequence[KeyWrite], NodeRecord]:
             record = self._view.nodes.get(node_id)
@@ -238,12 +244,68 @@ class Registry:
                 raise NotFoundError(f"no node {node_id!r}; known are: {known}", field="node_id")
             session = self._sessions.get(node_id)
             if record.state is not NodeState.LOST and not (session and session.leaving):
-                record = msgspec.structs.replace(record, state=state)
-            return [intent_write(node_id, state), *self._writes_of(record)], record
+                record = msgspec.structs.replace(record, state=state, state_by=intent.by)
+            return [intent_write(node_id, intent), *self._writes_of(record)], record
 
         record = await self._writer.apply(plan)
-        self._intents[node_id] = state
+        self._intents[node_id] = intent
         return record
+
+    async def expect(self, racks: dict[str, str]) -> list[str]:
+        """Say which nodes there should be, with their racks; returns those that are missing.
+
+        Nodes that are not expected and gone are forgotten, with what was wanted of them.
+        """
+        before, self._expected = self._expected, Expected(racks=racks)
+
+        def plan() -> tuple[Sequence[KeyWrite], None]:
+            writes = [] if before.racks == racks else [expected_write(Expected(racks=racks))]
+            for session in self._sessions.values():
+                writes += self._record_writes(session)
+            return [*writes, *self._unexpected_writes()], None
+
+        try:
+            await self._writer.apply(plan)
+        except MomError:
+            self._expected = before
+            raise
+        self._intents = {
+            node_id: intent
+            for node_id, intent in self._intents.items()
+            if node_id in racks or node_id in self._view.nodes
+        }
+        return self.missing()
+
+    def missing(self) -> list[str]:
+        """Ids of the expected nodes that are not there."""
+        there = {
+            one.node_id for one in self._view.nodes.values() if one.state is not NodeState.LOST
+        }
+        return sorted(self._expected.racks.keys() - there)
+
+    def _unexpected_writes(self) -> Sequence[KeyWrite]:
+        """Forget nodes that were lost, have nothing and are not awaited any more."""
+        return [
+            write
+            for record in self._view.nodes.values()
+            if record.state is NodeState.LOST and self._is_unexpected(record)
+            for write in self._forget_write(record)
+        ]
+
+    def _is_unexpected(self, record: NodeRecord) -> bool:
+        """Whether somebody says which nodes there should be, and this empty one is none of them."""
+        expected = self._expected.racks
+        placed = self.placed().get(record.node_id)
+        return bool(expected) and record.node_id not in expected and not placed
+
+    def _forget_write(self, record: NodeRecord) -> Sequence[KeyWrite]:
+        return (
+            KeyWrite(catalog.node_key(record.node_id), None),
+            KeyWrite(INTENTS_PREFIX + record.node_id, None),
+        )
+
+    def _revision_of(self, node_id: str) -> int | None:
+        return self._view.revisions.get(catalog.node_key(node_id))
 
     # Deadlines.
 
@@ -288,8 +350,11 @@ class Registry:
             return ()
         if self._has_left(record):
             _log.info("node left", extra={"node_id": node_id})
-            key = catalog.node_key(node_id)
-            return [KeyWrite(key, None, self._view.revisions.get(key))]
+            return [KeyWrite(catalog.node_key(node_id), None, self._revision_of(node_id))]
+        if self._is_unexpected(record):
+            _log.info("node left, and is not expected back", extra={"node_id": node_id})
+            self._intents.pop(node_id, None)
+            return self._forget_write(record)
         _log.warning("node lost", extra={"node_id": node_id, "address": record.address})
         self._lost_count.inc()
         lost = msgspec.structs.replace(record, state=NodeState.LOST)
@@ -297,7 +362,7 @@ class Registry:
 
     def _has_left(self, record: NodeRecord) -> bool:
         """Whether it went in good order: it said so, and nothing is placed on it."""
-        wanted = self._intents.get(record.node_id, NodeState.ACTIVE)
+        wanted = self._intents.get(record.node_id, ANY_NODE).state
         said_so = record.state is NodeState.DRAINING and wanted is not NodeState.DRAINING
         return said_so and not self.placed().get(record.node_id)
 

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 from bisect import bisect_right
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import grpc
 from mom_broker.master.cluster import Cluster
 from mom_broker.master.intents import parse_state
 from mom_broker.master.leadership import Leadership
-from mom_broker.master.registry import Registry, Session
+from mom_broker.master.registry import NODES_MAX, Registry, Session
 from mom_broker.master.tokens import TokenAdmin
 from mom_broker.master.topics import TopicAdmin
 from mom_broker.rpc.auth import Authenticator
@@ -30,7 +30,8 @@ from mom_broker.rpc.messages import (
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core.access import CLUSTER, Action, TokenRecord, allowed, require
 from mom_core.errors import InvalidArgumentError
-from mom_core.topics import TopicKind
+from mom_core.names import check_name
+from mom_core.topics import TopicConfig, TopicKind
 from mom_proto.v1 import master_pb2, master_pb2_grpc, types_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -40,8 +41,15 @@ LIST_LIMIT_MAX: Final = 1_000
 
 _KIND_OF: Final = {message: kind for kind, message in KINDS.items()}
 _MODE_OF: Final = {message: mode for mode, message in MODES.items()}
-# Settings of a topic that travel as fields of the same name; 0 asks for the default.
-_TOPIC_FIELDS: Final = ("partitions", "retention_ms", "retention_bytes", "message_bytes_max")
+# Settings that travel as optional fields of the same name.
+_TOPIC_FIELDS: Final = (
+    "partitions",
+    "retention_ms",
+    "retention_bytes",
+    "message_bytes_max",
+    "lease_ms",
+)
+_SUBSCRIPTION_FIELDS: Final = ("start", "lease_ms", "session_ms")
 
 
 class MasterService(master_pb2_grpc.MasterServicer):
@@ -113,9 +121,23 @@ class MasterService(master_pb2_grpc.MasterServicer):
         self, request: master_pb2.SetNodeStateRequest, context: Context
     ) -> master_pb2.SetNodeStateResponse:
         self._require(context, Action.ADMIN)
-        record = await self._registry.set_state(request.node_id, parse_state(request.state))
+        state = parse_state(request.state)
+        record = await self._registry.set_state(request.node_id, state, _program(request.by))
         shown = node_messages({record.node_id: record}, self._registry.placed())
         return master_pb2.SetNodeStateResponse(node=shown[0])
+
+    async def ExpectNodes(
+        self, request: master_pb2.ExpectNodesRequest, context: Context
+    ) -> master_pb2.ExpectNodesResponse:
+        self._require(context, Action.ADMIN)
+        if len(request.nodes) > NODES_MAX:
+            raise InvalidArgumentError(
+                f"{len(request.nodes)} nodes are expected; {NODES_MAX} are supported", field="nodes"
+            )
+        for node in request.nodes:
+            check_name(node.node_id, "node_id")
+        missing = await self._registry.expect({one.node_id: one.rack for one in request.nodes})
+        return master_pb2.ExpectNodesResponse(missing=missing)
 
     async def GetCluster(
         self, request: master_pb2.GetClusterRequest, context: Context
@@ -131,9 +153,8 @@ class MasterService(master_pb2_grpc.MasterServicer):
         wanted = request.topic
         self._require(context, Action.ADMIN, wanted.name)
         kind = _kind(wanted.kind) or TopicKind.TOPIC
-        settings = {field: getattr(wanted, field) for field in _TOPIC_FIELDS}
-        settings["lease_ms"] = wanted.lease_ms
-        config, created = await self._topics.create(wanted.name, kind, _named(settings))
+        settings = _named(wanted, _TOPIC_FIELDS)
+        config, created = await self._topics.create(wanted.name, kind, settings)
         return master_pb2.CreateTopicResponse(topic=topic_message(config), created=created)
 
     async def GetTopic(
@@ -164,10 +185,19 @@ class MasterService(master_pb2_grpc.MasterServicer):
         start = bisect_right(names, _decode_page(request.page_token)) if request.page_token else 0
         page = names[start : start + limit]
         more = start + limit < len(names)
+        topics = [self._view.topics[name] for name in page]
         return master_pb2.ListTopicsResponse(
-            topics=[topic_message(self._view.topics[name]) for name in page],
+            topics=[topic_message(topic) for topic in topics],
             next_page_token=_encode_page(page[-1]) if more else "",
+            subscriptions=self._subscriptions(topics) if request.with_subscriptions else (),
         )
+
+    def _subscriptions(self, topics: list[TopicConfig]) -> list[types_pb2.Subscription]:
+        return [
+            subscription_message(one)
+            for topic in topics
+            for _, one in sorted(self._view.subscriptions.get(topic.topic_id, {}).items())
+        ]
 
     async def AlterTopic(
         self, request: master_pb2.AlterTopicRequest, context: Context
@@ -190,11 +220,7 @@ class MasterService(master_pb2_grpc.MasterServicer):
     ) -> master_pb2.CreateSubscriptionResponse:
         wanted = request.subscription
         self._require(context, Action.ADMIN, wanted.topic)
-        settings: dict[str, object] = {
-            "start": wanted.start,
-            "lease_ms": wanted.lease_ms,
-            "session_ms": wanted.session_ms,
-        }
+        settings = _named(wanted, _SUBSCRIPTION_FIELDS)
         if wanted.mode:
             mode = _MODE_OF.get(wanted.mode)
             if mode is None:
@@ -203,11 +229,20 @@ class MasterService(master_pb2_grpc.MasterServicer):
                 )
             settings["mode"] = mode.value
         config, created = await self._topics.create_subscription(
-            wanted.topic, wanted.name, _named(settings)
+            wanted.topic, wanted.name, settings
         )
         return master_pb2.CreateSubscriptionResponse(
             subscription=subscription_message(config), created=created
         )
+
+    async def AlterSubscription(
+        self, request: master_pb2.AlterSubscriptionRequest, context: Context
+    ) -> master_pb2.AlterSubscriptionResponse:
+        self._require(context, Action.ADMIN, request.topic)
+        config = await self._topics.alter_subscription(
+            request.topic, request.name, request.merge_patch
+        )
+        return master_pb2.AlterSubscriptionResponse(subscription=subscription_message(config))
 
     async def DeleteSubscription(
         self, request: master_pb2.DeleteSubscriptionRequest, context: Context
@@ -251,6 +286,11 @@ async def _first(wait: Any, reader: asyncio.Task[None]) -> None:
         waiting.cancel()
 
 
+def _program(name: str) -> str:
+    """The name of a program that changes a node's state. Raises InvalidArgumentError."""
+    return check_name(name, "by") if name else ""
+
+
 def _kind(message: types_pb2.TopicKind.ValueType) -> TopicKind | None:
     if not message:
         return None
@@ -260,9 +300,11 @@ def _kind(message: types_pb2.TopicKind.ValueType) -> TopicKind | None:
     return kind
 
 
-def _named(settings: dict[str, Any]) -> dict[str, object]:
-    """The settings that a caller gave: on the wire, 0 and empty stand for the default."""
-    return {field: value for field, value in settings.items() if value}
+def _named(
+    wanted: types_pb2.Topic | types_pb2.Subscription, fields: Iterable[str]
+) -> dict[str, object]:
+    """The settings that a caller gave."""
+    return {field: getattr(wanted, field) for field in fields if wanted.HasField(field)}  # type: ignore[arg-type]
 
 
 def _limit(limit: int) -> int:

@@ -13,7 +13,8 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True):
     listen: str = "127.0.0.1:7070"
     """``host:port`` to serve gRPC on; port 0 chooses a free one."""
     advertise: str = ""
-    """``host:port`` that nodes and clients reach it by; empty: the one it listens on."""
+    """``host:port`` that nodes and clients reach it by; port 0: the one it listens on; empty: where
+    it listens."""
     cluster_token: str | None = None
     """The secret that the processes of the cluster share."""
     open_to_all: bool = False

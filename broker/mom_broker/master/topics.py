@@ -6,9 +6,8 @@ queue with its subscription, and what is refused leaves nothing behind.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
@@ -17,14 +16,12 @@ from mom_broker.master.placer import Placer
 from mom_broker.master.writer import ControlWriter
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core import catalog, topics
-from mom_core.errors import ConflictError, InvalidArgumentError, NotFoundError, OverloadedError
+from mom_core.errors import InvalidArgumentError, NotFoundError, OverloadedError
 from mom_core.limits import SUBSCRIPTIONS_PER_TOPIC_MAX, TOPICS_MAX
 from mom_core.ports import KeyWrite, Random, Store
 from mom_core.topics import SubscriptionConfig, TopicConfig, TopicKind
 
 TOPIC_ID_BYTES: Final = 16
-
-_Config = TypeVar("_Config", TopicConfig, SubscriptionConfig)
 
 
 class TopicAdmin:
@@ -78,7 +75,7 @@ class TopicAdmin:
         def plan() -> tuple[Sequence[KeyWrite], tuple[TopicConfig, bool]]:
             existing = self._view.topics.get(name)
             if existing is not None:
-                _refuse_differences(existing, new, wanted)
+                topics.refuse_differences(existing, new, wanted)
                 return (), (existing, False)
             if len(self._view.topics) >= TOPICS_MAX:
                 raise OverloadedError(
@@ -182,7 +179,7 @@ class TopicAdmin:
             standing = self._view.subscriptions.get(topic.topic_id, {})
             existing = standing.get(name)
             if existing is not None:
-                _refuse_differences(existing, new, wanted)
+                topics.refuse_differences(existing, new, wanted)
                 return (), (existing, False)
             self._check_takes_subscription(topic, new, len(standing))
             return [_subscription_write(topic, new, 0)], (new, True)
@@ -204,6 +201,34 @@ class TopicAdmin:
                 f"Delete one before creating {new.name!r}"
             )
 
+    async def alter_subscription(
+        self, topic_name: str, name: str, patch: bytes
+    ) -> SubscriptionConfig:
+        """Apply a JSON merge patch of the shown form.
+
+        Raises NotFoundError, or InvalidArgumentError that names the field, or says that a queue's
+        own subscription is altered with the queue.
+        """
+        changes = _decode_patch(patch)
+
+        def plan() -> tuple[Sequence[KeyWrite], SubscriptionConfig]:
+            topic = self.get(topic_name)
+            if topic.kind is TopicKind.QUEUE:
+                raise InvalidArgumentError(
+                    f"alter the queue {topic.name!r} itself: its subscription follows",
+                    field="topic",
+                )
+            before = self._view.subscriptions.get(topic.topic_id, {}).get(name)
+            if before is None:
+                raise _no_subscription(topic_name, name)
+            after = topics.patch_subscription(before, changes)
+            if after == before:
+                return (), before
+            key = catalog.subscription_key(topic.topic_id, name)
+            return [_subscription_write(topic, after, self._view.revisions[key])], after
+
+        return await self._writer.apply(plan)
+
     async def delete_subscription(self, topic_name: str, name: str) -> None:
         """Delete a subscription. Raises NotFoundError, and InvalidArgumentError for a queue's."""
 
@@ -216,12 +241,14 @@ class TopicAdmin:
                     field="topic",
                 )
             if name not in self._view.subscriptions.get(topic.topic_id, {}):
-                raise NotFoundError(
-                    f"topic {topic_name!r} has no subscription {name[:256]!r}", field="name"
-                )
+                raise _no_subscription(topic_name, name)
             return [KeyWrite(catalog.subscription_key(topic.topic_id, name), None)], None
 
         await self._writer.apply(plan)
+
+
+def _no_subscription(topic: str, name: str) -> NotFoundError:
+    return NotFoundError(f"topic {topic!r} has no subscription {name[:256]!r}", field="name")
 
 
 def _subscription_write(
@@ -229,25 +256,6 @@ def _subscription_write(
 ) -> KeyWrite:
     key = catalog.subscription_key(topic.topic_id, subscription.name)
     return KeyWrite(key, topics.encode_subscription(subscription), revision)
-
-
-def _refuse_differences(existing: _Config, new: _Config, wanted: Mapping[str, object]) -> None:
-    """Raise ConflictError unless what stands is what is wanted."""
-    differences = topics.diff(existing, new, wanted.keys())
-    if not differences:
-        return
-    kind = existing.kind.value if isinstance(existing, TopicConfig) else "subscription"
-    shown = "; ".join(
-        f"{field} is {one.existing!r}, not {one.wanted!r}" for field, one in differences.items()
-    )
-    raise ConflictError(
-        f"{existing.name!r} exists as another {kind}: {shown}. Alter it, or choose another name",
-        details={
-            "differences": json.dumps(
-                {field: one._asdict() for field, one in differences.items()}, default=str
-            )
-        },
-    )
 
 
 def _decode_patch(patch: bytes) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any, TypeVar
 
 from mom_core.errors import TimedOutError
@@ -37,3 +37,17 @@ async def woken(clock: Clock, event: asyncio.Event, timeout_ms: int) -> bool:
             return False
     event.clear()
     return True
+
+
+async def ended(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end, whatever they end with.
+
+    A cancellation of the caller is not taken for theirs: it passes on, with all of them cancelled.
+    """
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # Looked at, so that asyncio does not report it.

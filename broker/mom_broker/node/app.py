@@ -22,10 +22,10 @@ from mom_broker.node.signal import WaitingRoom
 from mom_broker.node.subscription_service import SubscriptionService
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.peers import GrpcTransport
-from mom_broker.rpc.ports import parse_address
 from mom_broker.rpc.server import RpcServer
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core.ports import Clock, Random, Store
+from mom_process.addresses import parse_address
 from mom_proto.v1 import broker_pb2_grpc
 
 _log = logging.getLogger(__name__)
@@ -111,14 +111,17 @@ class Node:
             return False, "not registered with a master yet"
         return True, f"serving {len(self.ownership.owned)} partitions"
 
+    @property
+    def local_address(self) -> str:
+        """Where processes of this machine reach it, after :meth:`start`."""
+        return str(self._server.address.local)
+
     async def start(self) -> None:
         """Serve, and register with the master."""
         await self._view.start()
         await self._authenticator.start()
-        port = await self._server.start()
-        if not self.settings.advertise:
-            host = self.settings.listen.rpartition(":")[0]
-            self.address = f"{host}:{port}"
+        await self._server.start()
+        self.address = self._server.reached_at(self.settings.advertise)
         self.ownership.start()
         self._registration = Registration(
             self.settings,

@@ -334,9 +334,12 @@ class Partition:
     async def read(self, offset: int, bytes_max: int) -> tuple[StoredBatch, ...]:
         """Whole batches from the one that holds ``offset``.
 
-        Raises OffsetError when the offset was trimmed, lost, or lies past the end.
+        Raises OffsetError when the offset was trimmed, lost, or lies past the end, and
+        RoutingError when it lies past the end that this owner knows, but not past the store's.
         """
         self._check_owned()
+        if offset > self.high_watermark:
+            await self._check_grown_elsewhere()
         self.check_offset(offset)
         if offset >= self.high_watermark:
             return ()
@@ -344,6 +347,15 @@ class Partition:
         if batches:
             return batches
         return await self._store.read(self.id, offset, bytes_max)
+
+    async def _check_grown_elsewhere(self) -> None:
+        """Raise RoutingError when the log goes on in the store.
+
+        Then this node stood still and another one owns the partition by now: a reader comes from
+        there, and must not be told that its offset does not exist.
+        """
+        if await self._store.read(self.id, self.high_watermark, 1):
+            raise self._interrupted()
 
     async def find(self, offset: int) -> StoredBatch | None:
         """The batch that holds ``offset``, or the next one; None at the end of the log."""

@@ -3,26 +3,22 @@ behind."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any
 
 import grpc
 
-from mom_broker.node import routing
 from mom_broker.node.log_service import LogService
 from mom_broker.node.subscription_service import SubscriptionService
+from mom_broker.routing.watch import RoutingWatch
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.storage.catalog_view import CatalogView
-from mom_core.access import Action, Identity, allowed
+from mom_core.access import Identity
 from mom_core.limits import TOKEN_CACHE_MS
 from mom_proto.v1 import broker_pb2, broker_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-# An unchanged routing table is confirmed this often, so that a silent stream means a dead one.
-ROUTING_BEAT_MS: Final = 10_000
 
 
 class BrokerService(broker_pb2_grpc.BrokerServicer):
@@ -37,18 +33,14 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         subscriptions: SubscriptionService,
     ) -> None:
         self._node_id = node_id
-        self._view = view
         self._authenticator = authenticator
         self._logs = logs
         self._subscriptions = subscriptions
-        self._watchers: set[asyncio.Event] = set()
-        self._stopping = False
+        self._watch = RoutingWatch(view)
 
     def stop(self) -> None:
         """End the routing streams; clients go on with another node."""
-        self._stopping = True
-        for wake in self._watchers:
-            wake.set()
+        self._watch.stop()
 
     def _who(self, context: Context) -> Identity:
         return self._authenticator.identity_of(context)
@@ -57,37 +49,11 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         self, request: broker_pb2.WatchRoutingRequest, context: Context
     ) -> AsyncIterator[broker_pb2.RoutingUpdate]:
         """The routing table and its changes, as far as the caller may see them."""
-        identity = self._who(context)
-        names = frozenset(request.topics)
-        pending: set[str] = set()
-        everything = True
-        wake = asyncio.Event()
-
-        def on_change(keys: frozenset[str] | None) -> None:
-            nonlocal everything
-            everything = everything or keys is None
-            pending.update(keys or ())
-            wake.set()
-
-        unsubscribe = self._view.subscribe(on_change)
-        self._watchers.add(wake)
-        try:
-            while not self._stopping:
-                if everything:
-                    update: broker_pb2.RoutingUpdate = routing.full_update(self._view, names)
-                else:
-                    update = routing.changed_update(self._view, pending, names)
-                everything = False
-                pending.clear()
-                wake.clear()
-                yield _visible(update, identity)
-                try:
-                    await asyncio.wait_for(wake.wait(), ROUTING_BEAT_MS / 1000)
-                except TimeoutError:
-                    continue
-        finally:
-            unsubscribe()
-            self._watchers.discard(wake)
+        async with aclosing(
+            self._watch.updates(self._who(context), request)  # type: ignore[type-var]
+        ) as updates:
+            async for update in updates:
+                yield update
 
     async def Produce(
         self, request: broker_pb2.ProduceRequest, context: Context
@@ -168,17 +134,3 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         return broker_pb2.AuthenticateResponse(
             name=identity.name, scopes=identity.scopes, cache_ms=TOKEN_CACHE_MS
         )
-
-
-def _visible(update: broker_pb2.RoutingUpdate, identity: Identity) -> broker_pb2.RoutingUpdate:
-    """The update without the topics that the caller may not know of."""
-    hidden = [
-        one.topic.name
-        for one in update.topics
-        if not allowed(identity, Action.DESCRIBE, one.topic.name)
-    ]
-    if hidden:
-        kept = [one for one in update.topics if one.topic.name not in hidden]
-        del update.topics[:]
-        update.topics.extend(kept)
-    return update

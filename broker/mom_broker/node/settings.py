@@ -15,7 +15,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     listen: str = "127.0.0.1:7071"
     """``host:port`` to serve gRPC on; port 0 chooses a free one."""
     advertise: str = ""
-    """``host:port`` that clients and peers reach it by; empty: the one it listens on."""
+    """``host:port`` that clients and peers reach it by; port 0: the one it listens on; empty: where
+    it listens."""
     rack: str = ""
     masters: tuple[str, ...] = ()
     """Addresses of masters to register with, beside the leader that the store names."""

@@ -25,8 +25,6 @@ CLUSTER_IDENTITY: Final = Identity("cluster", ("admin",))
 
 # How long to wait before a broken watch is begun again.
 WATCH_RETRY_MS: Final = 200
-# A cluster token that could be guessed is worse than none.
-CLUSTER_TOKEN_LENGTH_MIN: Final = 16
 
 _log = logging.getLogger(__name__)
 

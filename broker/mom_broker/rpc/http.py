@@ -7,15 +7,14 @@ registry of this process object; several nodes in one process each have their ow
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from mom_broker.rpc.ports import Address, bind
+from mom_process.addresses import Address, open_socket
+from mom_process.web_server import WebServer
 
 # Probes and scrapes are few; more connections than this are someone's mistake.
 HTTP_CONNECTIONS_MAX: Final = 64
@@ -49,14 +48,14 @@ class HealthServer:
         self._asked = Address(host, port)
         self._checks = {"/readyz": ready, "/healthz": alive}
         self._registry = registry
-        self._server: _Server | None = None
+        self._server: WebServer | None = None
         self._task: asyncio.Task[None] | None = None
         self.port = port
         """The port that is bound, after :meth:`start`."""
 
     async def start(self) -> None:
         """Listen. Raises InvalidArgumentError when the port is taken, naming who has it."""
-        listening = bind(self._asked, "http-port")
+        listening = open_socket(self._asked, "http-port")
         self.port = listening.getsockname()[1]
         config = uvicorn.Config(
             self._app,
@@ -67,7 +66,7 @@ class HealthServer:
             limit_concurrency=HTTP_CONNECTIONS_MAX,
             timeout_graceful_shutdown=_STOP_S,
         )
-        self._server = _Server(config)
+        self._server = WebServer(config)
         self._task = asyncio.create_task(self._server.serve([listening]), name="health server")
         await self._server.up.wait()
 
@@ -92,19 +91,3 @@ class HealthServer:
             return 404, _TEXT, b"no such page: /healthz, /readyz and /metrics are served\n"
         well, reason = check()
         return (200 if well else 503), _TEXT, f"{reason}\n".encode()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn inside a process that has its own signals and its own end."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

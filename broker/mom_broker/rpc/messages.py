@@ -41,7 +41,7 @@ def topic_message(config: TopicConfig) -> types_pb2.Topic:
         retention_bytes=config.retention_bytes,
         message_bytes_max=config.message_bytes_max,
         created_at_ms=config.created_at_ms,
-        lease_ms=config.queue.lease_ms if config.queue is not None else 0,
+        lease_ms=config.queue.lease_ms if config.queue is not None else None,
     )
 
 
@@ -52,8 +52,8 @@ def subscription_message(config: SubscriptionConfig) -> types_pb2.Subscription:
         name=config.name,
         mode=MODES[config.mode],
         start=config.start,
-        lease_ms=config.queue.lease_ms,
-        session_ms=config.session_ms,
+        lease_ms=config.queue.lease_ms if config.mode is SubscriptionMode.QUEUE else None,
+        session_ms=config.session_ms if config.mode is SubscriptionMode.STREAM else None,
         created_at_ms=config.created_at_ms,
     )
 
@@ -94,6 +94,7 @@ def node_messages(
             rack=one.rack,
             state=one.state.value,
             partitions=partitions.get(one.node_id, 0),
+            state_by=one.state_by,
         )
         for _, one in sorted(nodes.items())
     ]

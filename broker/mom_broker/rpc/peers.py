@@ -26,6 +26,8 @@ CHANNEL_OPTIONS: Final = (
     # A peer that is cut off or stopped answers no ping: its calls end within 4 s.
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 2_000),
+    # The one above alone does nothing in grpcio 1.85.
+    ("grpc.http2.ping_timeout_ms", 2_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),

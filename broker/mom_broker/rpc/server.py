@@ -23,9 +23,9 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.errors import status_of, trailing_metadata
-from mom_broker.rpc.ports import Address, check_free, taken
 from mom_core.errors import InternalError, MomError
 from mom_core.limits import GRPC_MESSAGE_BYTES_MAX
+from mom_process.addresses import Address, check_free, parse_address, taken
 
 # Calls under way at once: limits.NODE_WAITERS_MAX long polls, and as many others. Beyond it gRPC
 # itself answers RESOURCE_EXHAUSTED.
@@ -43,6 +43,8 @@ SERVER_OPTIONS: Final = (
     # And the server notices clients that vanished without a word, so that their calls end.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # The one above alone does nothing in grpcio 1.85.
+    ("grpc.http2.ping_timeout_ms", 5_000),
 )
 
 _OPEN_SERVICES: Final = ("/grpc.health.v1.", "/grpc.reflection.")
@@ -91,6 +93,13 @@ class RpcServer:
         self.address = Address(self._listen.host, port)
         await self.set_serving(True)
         return port
+
+    def reached_at(self, advertise: str) -> str:
+        """The address to tell others: the bound one, unless told; a port 0 is the bound port."""
+        if not advertise:
+            return str(self.address)
+        told = parse_address(advertise, "advertise")
+        return str(told if told.port else Address(told.host, self.address.port))
 
     async def set_serving(self, serving: bool) -> None:
         """What the gRPC health service answers, for the server and each of its services."""

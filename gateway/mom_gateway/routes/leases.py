@@ -168,7 +168,7 @@ async def commit(call: Call) -> Reply:
         route.name, call.names[1], wanted.member_id, commits
     )
     shown = [
-        {"partition": one.partition} | ({"status": "ok"} if result is None else problem_of(result))
+        ({"status": "ok"} if result is None else problem_of(result)) | {"partition": one.partition}
         for one, result in zip(wanted.offsets, results, strict=True)
     ]
     error = common_error(results)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import msgspec
 from fastapi import Response
 from msgspec import Meta, Struct
 
 from mom_client.routing import TopicRoute
 from mom_core.access import Action
-from mom_core.errors import ConflictError, ErrorCode, NotFoundError
+from mom_core.errors import ErrorCode, NotFoundError
 from mom_core.names import check_name
 from mom_core.topics import (
     SECRET_BYTES,
-    SubscriptionConfig,
     TopicKind,
-    diff,
-    new_subscription,
     show_subscription,
 )
 from mom_gateway.calls import Call
@@ -133,33 +129,10 @@ async def _list(call: CallOf, topic: Name) -> Response:
 async def _put(call: CallOf, topic: Name, subscription: Name) -> Response:
     call.service.require(call.identity, Action.ADMIN)
     wanted = await call.json(document_decoder, {})
-    config = new_subscription(subscription, topic, wanted, created_at_ms=0, secret=_NO_SECRET)
     await _topic(call, topic)
-    try:
-        made, created = await call.service.engine.create_subscription(config)
-    except ConflictError:
-        made, created = (await _topic(call, topic)).subscription(subscription), False
-    if not created:
-        _refuse_differences(made, config, wanted)
+    engine = call.service.engine
+    made, created = await engine.create_subscription(topic, subscription, wanted)
     return answer(show_subscription(made), 201 if created else 200)
-
-
-def _refuse_differences(
-    made: SubscriptionConfig, config: SubscriptionConfig, wanted: dict[str, Any]
-) -> None:
-    differences = diff(made, config, wanted.keys())
-    if not differences:
-        return
-    raise ConflictError(
-        f"subscription {made.name!r} of {made.topic!r} exists with another "
-        f"{', '.join(differences)}. Delete it first, or choose another name",
-        field=next(iter(differences)),
-        details={
-            "differences": msgspec.json.encode(
-                {field: one._asdict() for field, one in differences.items()}
-            ).decode()
-        },
-    )
 
 
 @SUBSCRIPTIONS.route(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -11,9 +10,9 @@ from msgspec import Meta, Struct
 
 from mom_client.results import TopicPage
 from mom_core.access import Action
-from mom_core.errors import ConflictError, ErrorCode, MomError
+from mom_core.errors import ErrorCode, MomError
 from mom_core.names import check_name
-from mom_core.topics import TopicConfig, TopicKind, diff, new_topic, show_topic
+from mom_core.topics import TopicConfig, TopicKind, show_topic
 from mom_gateway.calls import JSON_TYPES, Call
 from mom_gateway.operations import Answer, Described, Example, Operation
 from mom_gateway.routes.control import (
@@ -26,7 +25,7 @@ from mom_gateway.routes.control import (
     answer,
     document_decoder,
 )
-from mom_gateway.service import NO_TOPIC_ID, check_kind
+from mom_gateway.service import check_kind
 from mom_proto.v1 import broker_pb2
 
 MERGE_PATCH_TYPES: Final = ("application/merge-patch+json", *JSON_TYPES)
@@ -135,36 +134,8 @@ async def put_topic(call: Call, name: str, kind: TopicKind) -> Response:
     """Create, or answer 200 when the same stands and 409 with the differences otherwise."""
     call.service.require(call.identity, Action.ADMIN)
     wanted = await call.json(document_decoder, {})
-    config = new_topic(name, kind, wanted, topic_id=NO_TOPIC_ID, created_at_ms=0)
-    engine = call.service.engine
-    try:
-        made, created = await engine.create_topic(config)
-    except ConflictError:
-        made, created = (await engine.get_topic(name)).config, False
-    differences = diff(made, config, wanted.keys())
-    if created and differences:
-        # The wire can't tell a 0 that was asked for from one that was left out.
-        named = {field: wanted[field] for field in differences}
-        made = await engine.alter_topic(name, kind, msgspec.json.encode(named))
-    elif differences:
-        raise _conflict(name, made, differences)
+    made, created = await call.service.engine.create_topic(name, kind, wanted)
     return answer(show(made), 201 if created else 200)
-
-
-def _conflict(name: str, made: TopicConfig, differences: Mapping[str, Any]) -> ConflictError:
-    shown = "; ".join(
-        f"{field} is {one.existing!r}, not {one.wanted!r}" for field, one in differences.items()
-    )
-    return ConflictError(
-        f"{made.kind.value} {name!r} exists with other settings: {shown}. Change them with PATCH, "
-        "or choose another name",
-        field=next(iter(differences)),
-        details={
-            "differences": msgspec.json.encode(
-                {field: one._asdict() for field, one in differences.items()}
-            ).decode()
-        },
-    )
 
 
 async def get_topic(call: Call, name: str, kind: TopicKind) -> Response:

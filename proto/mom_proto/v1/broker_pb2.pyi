@@ -86,6 +86,7 @@ class NodeInfo(_message.Message):
     RACK_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
+    STATE_BY_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """Unique and stable, such as "my-mom-node-0"."""
     address: _builtins.str
@@ -96,6 +97,8 @@ class NodeInfo(_message.Message):
     """"active", "cordoned", "draining" or "lost"."""
     partitions: _builtins.int
     """Partitions placed on it."""
+    state_by: _builtins.str
+    """Who brought it into this state: see SetNodeStateRequest. Empty: a person, or nobody."""
     def __init__(
         self,
         *,
@@ -104,10 +107,11 @@ class NodeInfo(_message.Message):
         rack: _builtins.str = ...,
         state: _builtins.str = ...,
         partitions: _builtins.int = ...,
+        state_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "partitions", b"partitions", "rack", b"rack", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "partitions", b"partitions", "rack", b"rack", "state", b"state", "state_by", b"state_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -190,6 +194,7 @@ class RoutingUpdate(_message.Message):
     TOPICS_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     MASTER_ADDRESS_FIELD_NUMBER: _builtins.int
+    FROM_MASTER_FIELD_NUMBER: _builtins.int
     full: _builtins.bool
     """Whether this replaces all that was known; else it changes what it names."""
     revision: _builtins.int
@@ -197,6 +202,8 @@ class RoutingUpdate(_message.Message):
     nodes_changed: _builtins.bool
     master_address: _builtins.str
     """"host:port" of the leading master, empty when none leads."""
+    from_master: _builtins.bool
+    """Whether a master says this, which passes no calls on to owners as a node does."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeInfo]:
         """All nodes, when nodes changed (or full)."""
@@ -217,10 +224,11 @@ class RoutingUpdate(_message.Message):
         topics: _abc.Iterable[Global___TopicRouting] | None = ...,
         removed: _abc.Iterable[_builtins.str] | None = ...,
         master_address: _builtins.str = ...,
+        from_master: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["full", b"full", "master_address", b"master_address", "nodes", b"nodes", "nodes_changed", b"nodes_changed", "removed", b"removed", "revision", b"revision", "topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_master", b"from_master", "full", b"full", "master_address", b"master_address", "nodes", b"nodes", "nodes_changed", b"nodes_changed", "removed", b"removed", "revision", b"revision", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -105,8 +105,8 @@ class BrokerServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def WatchRouting(self, request, context):
-        """The routing table, then its changes. Served from the store by every node, with or without
-        masters.
+        """The routing table, then its changes, as far as the caller may see them. Served from the store
+        by every node, with or without masters, and by every master; all other calls only by nodes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

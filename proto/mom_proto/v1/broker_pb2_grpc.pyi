@@ -38,8 +38,8 @@ class BrokerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BrokerAsyncStub: ...
     WatchRouting: _grpc.UnaryStreamMultiCallable[_broker_pb2.WatchRoutingRequest, _broker_pb2.RoutingUpdate]
-    """The routing table, then its changes. Served from the store by every node, with or without
-    masters.
+    """The routing table, then its changes, as far as the caller may see them. Served from the store
+    by every node, with or without masters, and by every master; all other calls only by nodes.
     """
     Produce: _grpc.UnaryUnaryMultiCallable[_broker_pb2.ProduceRequest, _broker_pb2.ProduceResponse]
     """Append record batches. Each batch is atomic, and lands once however often it is sent."""
@@ -70,8 +70,8 @@ class BrokerStub:
 class BrokerAsyncStub(BrokerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchRouting: _aio.UnaryStreamMultiCallable[_broker_pb2.WatchRoutingRequest, _broker_pb2.RoutingUpdate]  # type: ignore[assignment]
-    """The routing table, then its changes. Served from the store by every node, with or without
-    masters.
+    """The routing table, then its changes, as far as the caller may see them. Served from the store
+    by every node, with or without masters, and by every master; all other calls only by nodes.
     """
     Produce: _aio.UnaryUnaryMultiCallable[_broker_pb2.ProduceRequest, _broker_pb2.ProduceResponse]  # type: ignore[assignment]
     """Append record batches. Each batch is atomic, and lands once however often it is sent."""
@@ -105,8 +105,8 @@ class BrokerServicer(metaclass=_abc_1.ABCMeta):
         request: _broker_pb2.WatchRoutingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_broker_pb2.RoutingUpdate], _abc.AsyncIterator[_broker_pb2.RoutingUpdate]]:
-        """The routing table, then its changes. Served from the store by every node, with or without
-        masters.
+        """The routing table, then its changes, as far as the caller may see them. Served from the store
+        by every node, with or without masters, and by every master; all other calls only by nodes.
         """
 
     @_abc_1.abstractmethod

@@ -119,17 +119,21 @@ class SetNodeStateRequest(_message.Message):
 
     NODE_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     state: _builtins.str
+    by: _builtins.str
+    """A program that will undo it by itself, such as "operator". Empty: a person."""
     def __init__(
         self,
         *,
         node_id: _builtins.str = ...,
         state: _builtins.str = ...,
+        by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "node_id", b"node_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -156,13 +160,84 @@ class SetNodeStateResponse(_message.Message):
 Global___SetNodeStateResponse: _TypeAlias = SetNodeStateResponse  # noqa: Y015
 
 @_typing.final
+class ExpectedNode(_message.Message):
+    """A node that should be there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    RACK_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    rack: _builtins.str
+    """Failure domain, for a node that does not know its own; empty: not known."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        rack: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "rack", b"rack"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpectedNode: _TypeAlias = ExpectedNode  # noqa: Y015
+
+@_typing.final
+class ExpectNodesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpectedNode]:
+        """All of them; none: expect nothing."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___ExpectedNode] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpectNodesRequest: _TypeAlias = ExpectNodesRequest  # noqa: Y015
+
+@_typing.final
+class ExpectNodesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MISSING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of those that are not there now, in their order."""
+
+    def __init__(
+        self,
+        *,
+        missing: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing", b"missing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpectNodesResponse: _TypeAlias = ExpectNodesResponse  # noqa: Y015
+
+@_typing.final
 class CreateTopicRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOPIC_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def topic(self) -> _types_pb2.Topic:
-        """Fields at 0 get their defaults; topic_id and created_at_ms are given by the master."""
+        """Settings that are absent get their defaults, and do not count when the name exists already. A 0
+        that is there is a 0. topic_id and created_at_ms are given by the master.
+        """
 
     def __init__(
         self,
@@ -255,22 +330,26 @@ class ListTopicsRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WITH_SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
     kind: _types_pb2.TopicKind.ValueType
     """Only of this kind; unspecified: both."""
     limit: _builtins.int
     """1 to 1,000; 0: 100."""
     page_token: _builtins.str
     """From the answer before; empty: from the beginning."""
+    with_subscriptions: _builtins.bool
+    """Also tell the subscriptions of the topics."""
     def __init__(
         self,
         *,
         kind: _types_pb2.TopicKind.ValueType = ...,
         limit: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        with_subscriptions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "limit", b"limit", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "limit", b"limit", "page_token", b"page_token", "with_subscriptions", b"with_subscriptions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -282,19 +361,25 @@ class ListTopicsResponse(_message.Message):
 
     TOPICS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty at the end."""
     @_builtins.property
     def topics(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Topic]: ...
+    @_builtins.property
+    def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Subscription]:
+        """Of these topics, in their order, if asked for."""
+
     def __init__(
         self,
         *,
         topics: _abc.Iterable[_types_pb2.Topic] | None = ...,
         next_page_token: _builtins.str = ...,
+        subscriptions: _abc.Iterable[_types_pb2.Subscription] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "subscriptions", b"subscriptions", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -391,7 +476,9 @@ class CreateSubscriptionRequest(_message.Message):
 
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def subscription(self) -> _types_pb2.Subscription: ...
+    def subscription(self) -> _types_pb2.Subscription:
+        """Absent settings as in CreateTopicRequest."""
+
     def __init__(
         self,
         *,
@@ -427,6 +514,52 @@ class CreateSubscriptionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateSubscriptionResponse: _TypeAlias = CreateSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class AlterSubscriptionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MERGE_PATCH_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    name: _builtins.str
+    merge_patch: _builtins.bytes
+    """A JSON merge patch (RFC 7396) of the settings as REST shows them."""
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        name: _builtins.str = ...,
+        merge_patch: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merge_patch", b"merge_patch", "name", b"name", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlterSubscriptionRequest: _TypeAlias = AlterSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class AlterSubscriptionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subscription(self) -> _types_pb2.Subscription: ...
+    def __init__(
+        self,
+        *,
+        subscription: _types_pb2.Subscription | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlterSubscriptionResponse: _TypeAlias = AlterSubscriptionResponse  # noqa: Y015
 
 @_typing.final
 class DeleteSubscriptionRequest(_message.Message):
@@ -654,6 +787,7 @@ class GetClusterResponse(_message.Message):
     STORE_USED_BYTES_FIELD_NUMBER: _builtins.int
     STORE_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     STORE_FULL_IN_MS_FIELD_NUMBER: _builtins.int
+    NODES_MISSING_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.bytes
     """UUID, 16 bytes, as long as the store lives."""
     version: _builtins.str
@@ -671,6 +805,10 @@ class GetClusterResponse(_message.Message):
     """At the rate of the last minutes; 0: not in sight."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_broker_pb2.NodeInfo]: ...
+    @_builtins.property
+    def nodes_missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of expected nodes that are not there."""
+
     def __init__(
         self,
         *,
@@ -686,10 +824,11 @@ class GetClusterResponse(_message.Message):
         store_used_bytes: _builtins.int = ...,
         store_limit_bytes: _builtins.int = ...,
         store_full_in_ms: _builtins.int = ...,
+        nodes_missing: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "durability", b"durability", "master_address", b"master_address", "nodes", b"nodes", "partitions", b"partitions", "partitions_without_owner", b"partitions_without_owner", "store_engine", b"store_engine", "store_full_in_ms", b"store_full_in_ms", "store_limit_bytes", b"store_limit_bytes", "store_used_bytes", b"store_used_bytes", "topics", b"topics", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "durability", b"durability", "master_address", b"master_address", "nodes", b"nodes", "nodes_missing", b"nodes_missing", "partitions", b"partitions", "partitions_without_owner", b"partitions_without_owner", "store_engine", b"store_engine", "store_full_in_ms", b"store_full_in_ms", "store_limit_bytes", b"store_limit_bytes", "store_used_bytes", b"store_used_bytes", "topics", b"topics", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,6 +49,11 @@ class MasterStub(object):
                 request_serializer=mom__proto_dot_v1_dot_master__pb2.SetNodeStateRequest.SerializeToString,
                 response_deserializer=mom__proto_dot_v1_dot_master__pb2.SetNodeStateResponse.FromString,
                 _registered_method=True)
+        self.ExpectNodes = channel.unary_unary(
+                '/mom.v1.Master/ExpectNodes',
+                request_serializer=mom__proto_dot_v1_dot_master__pb2.ExpectNodesRequest.SerializeToString,
+                response_deserializer=mom__proto_dot_v1_dot_master__pb2.ExpectNodesResponse.FromString,
+                _registered_method=True)
         self.CreateTopic = channel.unary_unary(
                 '/mom.v1.Master/CreateTopic',
                 request_serializer=mom__proto_dot_v1_dot_master__pb2.CreateTopicRequest.SerializeToString,
@@ -78,6 +83,11 @@ class MasterStub(object):
                 '/mom.v1.Master/CreateSubscription',
                 request_serializer=mom__proto_dot_v1_dot_master__pb2.CreateSubscriptionRequest.SerializeToString,
                 response_deserializer=mom__proto_dot_v1_dot_master__pb2.CreateSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.AlterSubscription = channel.unary_unary(
+                '/mom.v1.Master/AlterSubscription',
+                request_serializer=mom__proto_dot_v1_dot_master__pb2.AlterSubscriptionRequest.SerializeToString,
+                response_deserializer=mom__proto_dot_v1_dot_master__pb2.AlterSubscriptionResponse.FromString,
                 _registered_method=True)
         self.DeleteSubscription = channel.unary_unary(
                 '/mom.v1.Master/DeleteSubscription',
@@ -130,6 +140,14 @@ class MasterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExpectNodes(self, request, context):
+        """Say which nodes there should be, and where: missing ones are shown, racks count for placement,
+        and a node that is not expected is forgotten once it is gone. For whoever runs the nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateTopic(self, request, context):
         """Create a topic or queue. The same again is no error; another under that name is a conflict.
         """
@@ -166,6 +184,13 @@ class MasterServicer(object):
 
     def CreateSubscription(self, request, context):
         """Create a subscription. The same again is no error; another under that name is a conflict.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AlterSubscription(self, request, context):
+        """Change the settings of a subscription that a merge patch names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,6 +247,11 @@ def add_MasterServicer_to_server(servicer, server):
                     request_deserializer=mom__proto_dot_v1_dot_master__pb2.SetNodeStateRequest.FromString,
                     response_serializer=mom__proto_dot_v1_dot_master__pb2.SetNodeStateResponse.SerializeToString,
             ),
+            'ExpectNodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExpectNodes,
+                    request_deserializer=mom__proto_dot_v1_dot_master__pb2.ExpectNodesRequest.FromString,
+                    response_serializer=mom__proto_dot_v1_dot_master__pb2.ExpectNodesResponse.SerializeToString,
+            ),
             'CreateTopic': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateTopic,
                     request_deserializer=mom__proto_dot_v1_dot_master__pb2.CreateTopicRequest.FromString,
@@ -251,6 +281,11 @@ def add_MasterServicer_to_server(servicer, server):
                     servicer.CreateSubscription,
                     request_deserializer=mom__proto_dot_v1_dot_master__pb2.CreateSubscriptionRequest.FromString,
                     response_serializer=mom__proto_dot_v1_dot_master__pb2.CreateSubscriptionResponse.SerializeToString,
+            ),
+            'AlterSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.AlterSubscription,
+                    request_deserializer=mom__proto_dot_v1_dot_master__pb2.AlterSubscriptionRequest.FromString,
+                    response_serializer=mom__proto_dot_v1_dot_master__pb2.AlterSubscriptionResponse.SerializeToString,
             ),
             'DeleteSubscription': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteSubscription,
@@ -359,6 +394,33 @@ class Master(object):
             '/mom.v1.Master/SetNodeState',
             mom__proto_dot_v1_dot_master__pb2.SetNodeStateRequest.SerializeToString,
             mom__proto_dot_v1_dot_master__pb2.SetNodeStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExpectNodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mom.v1.Master/ExpectNodes',
+            mom__proto_dot_v1_dot_master__pb2.ExpectNodesRequest.SerializeToString,
+            mom__proto_dot_v1_dot_master__pb2.ExpectNodesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -521,6 +583,33 @@ class Master(object):
             '/mom.v1.Master/CreateSubscription',
             mom__proto_dot_v1_dot_master__pb2.CreateSubscriptionRequest.SerializeToString,
             mom__proto_dot_v1_dot_master__pb2.CreateSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AlterSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mom.v1.Master/AlterSubscription',
+            mom__proto_dot_v1_dot_master__pb2.AlterSubscriptionRequest.SerializeToString,
+            mom__proto_dot_v1_dot_master__pb2.AlterSubscriptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class MasterStub:
     """Nodes as the master sees them."""
     SetNodeState: _grpc.UnaryUnaryMultiCallable[_master_pb2.SetNodeStateRequest, _master_pb2.SetNodeStateResponse]
     """Change whether a node gets partitions: "active", "cordoned" (keeps what it has) or "draining"."""
+    ExpectNodes: _grpc.UnaryUnaryMultiCallable[_master_pb2.ExpectNodesRequest, _master_pb2.ExpectNodesResponse]
+    """Say which nodes there should be, and where: missing ones are shown, racks count for placement,
+    and a node that is not expected is forgotten once it is gone. For whoever runs the nodes.
+    """
     CreateTopic: _grpc.UnaryUnaryMultiCallable[_master_pb2.CreateTopicRequest, _master_pb2.CreateTopicResponse]
     """Create a topic or queue. The same again is no error; another under that name is a conflict."""
     GetTopic: _grpc.UnaryUnaryMultiCallable[_master_pb2.GetTopicRequest, _master_pb2.GetTopicResponse]
@@ -48,6 +52,8 @@ class MasterStub:
     """Delete a topic or queue with all its messages and subscriptions."""
     CreateSubscription: _grpc.UnaryUnaryMultiCallable[_master_pb2.CreateSubscriptionRequest, _master_pb2.CreateSubscriptionResponse]
     """Create a subscription. The same again is no error; another under that name is a conflict."""
+    AlterSubscription: _grpc.UnaryUnaryMultiCallable[_master_pb2.AlterSubscriptionRequest, _master_pb2.AlterSubscriptionResponse]
+    """Change the settings of a subscription that a merge patch names."""
     DeleteSubscription: _grpc.UnaryUnaryMultiCallable[_master_pb2.DeleteSubscriptionRequest, _master_pb2.DeleteSubscriptionResponse]
     CreateToken: _grpc.UnaryUnaryMultiCallable[_master_pb2.CreateTokenRequest, _master_pb2.CreateTokenResponse]
     """Make a token. Its text is shown here once and stored only as a hash."""
@@ -66,6 +72,10 @@ class MasterAsyncStub(MasterStub):
     """Nodes as the master sees them."""
     SetNodeState: _aio.UnaryUnaryMultiCallable[_master_pb2.SetNodeStateRequest, _master_pb2.SetNodeStateResponse]  # type: ignore[assignment]
     """Change whether a node gets partitions: "active", "cordoned" (keeps what it has) or "draining"."""
+    ExpectNodes: _aio.UnaryUnaryMultiCallable[_master_pb2.ExpectNodesRequest, _master_pb2.ExpectNodesResponse]  # type: ignore[assignment]
+    """Say which nodes there should be, and where: missing ones are shown, racks count for placement,
+    and a node that is not expected is forgotten once it is gone. For whoever runs the nodes.
+    """
     CreateTopic: _aio.UnaryUnaryMultiCallable[_master_pb2.CreateTopicRequest, _master_pb2.CreateTopicResponse]  # type: ignore[assignment]
     """Create a topic or queue. The same again is no error; another under that name is a conflict."""
     GetTopic: _aio.UnaryUnaryMultiCallable[_master_pb2.GetTopicRequest, _master_pb2.GetTopicResponse]  # type: ignore[assignment]
@@ -77,6 +87,8 @@ class MasterAsyncStub(MasterStub):
     """Delete a topic or queue with all its messages and subscriptions."""
     CreateSubscription: _aio.UnaryUnaryMultiCallable[_master_pb2.CreateSubscriptionRequest, _master_pb2.CreateSubscriptionResponse]  # type: ignore[assignment]
     """Create a subscription. The same again is no error; another under that name is a conflict."""
+    AlterSubscription: _aio.UnaryUnaryMultiCallable[_master_pb2.AlterSubscriptionRequest, _master_pb2.AlterSubscriptionResponse]  # type: ignore[assignment]
+    """Change the settings of a subscription that a merge patch names."""
     DeleteSubscription: _aio.UnaryUnaryMultiCallable[_master_pb2.DeleteSubscriptionRequest, _master_pb2.DeleteSubscriptionResponse]  # type: ignore[assignment]
     CreateToken: _aio.UnaryUnaryMultiCallable[_master_pb2.CreateTokenRequest, _master_pb2.CreateTokenResponse]  # type: ignore[assignment]
     """Make a token. Its text is shown here once and stored only as a hash."""
@@ -110,6 +122,16 @@ class MasterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_master_pb2.SetNodeStateResponse, _abc.Awaitable[_master_pb2.SetNodeStateResponse]]:
         """Change whether a node gets partitions: "active", "cordoned" (keeps what it has) or "draining"."""
+
+    @_abc_1.abstractmethod
+    def ExpectNodes(
+        self,
+        request: _master_pb2.ExpectNodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_master_pb2.ExpectNodesResponse, _abc.Awaitable[_master_pb2.ExpectNodesResponse]]:
+        """Say which nodes there should be, and where: missing ones are shown, racks count for placement,
+        and a node that is not expected is forgotten once it is gone. For whoever runs the nodes.
+        """
 
     @_abc_1.abstractmethod
     def CreateTopic(
@@ -157,6 +179,14 @@ class MasterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_master_pb2.CreateSubscriptionResponse, _abc.Awaitable[_master_pb2.CreateSubscriptionResponse]]:
         """Create a subscription. The same again is no error; another under that name is a conflict."""
+
+    @_abc_1.abstractmethod
+    def AlterSubscription(
+        self,
+        request: _master_pb2.AlterSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_master_pb2.AlterSubscriptionResponse, _abc.Awaitable[_master_pb2.AlterSubscriptionResponse]]:
+        """Change the settings of a subscription that a merge patch names."""
 
     @_abc_1.abstractmethod
     def DeleteSubscription(

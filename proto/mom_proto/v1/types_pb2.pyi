@@ -185,7 +185,9 @@ Global___Partition: _TypeAlias = Partition  # noqa: Y015
 
 @_typing.final
 class Topic(_message.Message):
-    """The settings of a topic or queue."""
+    """The settings of a topic or queue. Those that are optional are absent, in a creation, where the
+    caller does not name them; an answer has them all, but for a lease where there is none.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -208,37 +210,56 @@ class Topic(_message.Message):
     retention_ms: _builtins.int
     """How long a topic keeps messages, milliseconds; 0: for ever."""
     retention_bytes: _builtins.int
-    """How many bytes each partition keeps at the most; 0: no limit of its own."""
+    """How many bytes each partition keeps at the most."""
     message_bytes_max: _builtins.int
     """The largest value of one message in bytes, up to 8 MiB."""
     created_at_ms: _builtins.int
     """Milliseconds since the Unix epoch; given by the master."""
     lease_ms: _builtins.int
-    """The default lease of a queue, milliseconds, 1,000 to 43,200,000."""
+    """The default lease of a queue, milliseconds, 1,000 to 43,200,000. Absent for a topic."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         kind: Global___TopicKind.ValueType = ...,
         topic_id: _builtins.bytes = ...,
-        partitions: _builtins.int = ...,
-        retention_ms: _builtins.int = ...,
-        retention_bytes: _builtins.int = ...,
-        message_bytes_max: _builtins.int = ...,
+        partitions: _builtins.int | None = ...,
+        retention_ms: _builtins.int | None = ...,
+        retention_bytes: _builtins.int | None = ...,
+        message_bytes_max: _builtins.int | None = ...,
         created_at_ms: _builtins.int = ...,
-        lease_ms: _builtins.int = ...,
+        lease_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lease_ms", b"_lease_ms", "_message_bytes_max", b"_message_bytes_max", "_partitions", b"_partitions", "_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "lease_ms", b"lease_ms", "message_bytes_max", b"message_bytes_max", "partitions", b"partitions", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "kind", b"kind", "lease_ms", b"lease_ms", "message_bytes_max", b"message_bytes_max", "name", b"name", "partitions", b"partitions", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease_ms", b"_lease_ms", "_message_bytes_max", b"_message_bytes_max", "_partitions", b"_partitions", "_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "created_at_ms", b"created_at_ms", "kind", b"kind", "lease_ms", b"lease_ms", "message_bytes_max", b"message_bytes_max", "name", b"name", "partitions", b"partitions", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__lease_ms: _TypeAlias = _typing.Literal["lease_ms"]  # noqa: Y015
+    _WhichOneofArgType__lease_ms: _TypeAlias = _typing.Literal["_lease_ms", b"_lease_ms"]  # noqa: Y015
+    _WhichOneofReturnType__message_bytes_max: _TypeAlias = _typing.Literal["message_bytes_max"]  # noqa: Y015
+    _WhichOneofArgType__message_bytes_max: _TypeAlias = _typing.Literal["_message_bytes_max", b"_message_bytes_max"]  # noqa: Y015
+    _WhichOneofReturnType__partitions: _TypeAlias = _typing.Literal["partitions"]  # noqa: Y015
+    _WhichOneofArgType__partitions: _TypeAlias = _typing.Literal["_partitions", b"_partitions"]  # noqa: Y015
+    _WhichOneofReturnType__retention_bytes: _TypeAlias = _typing.Literal["retention_bytes"]  # noqa: Y015
+    _WhichOneofArgType__retention_bytes: _TypeAlias = _typing.Literal["_retention_bytes", b"_retention_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__retention_ms: _TypeAlias = _typing.Literal["retention_ms"]  # noqa: Y015
+    _WhichOneofArgType__retention_ms: _TypeAlias = _typing.Literal["_retention_ms", b"_retention_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_ms) -> _WhichOneofReturnType__lease_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__message_bytes_max) -> _WhichOneofReturnType__message_bytes_max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__partitions) -> _WhichOneofReturnType__partitions | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_bytes) -> _WhichOneofReturnType__retention_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_ms) -> _WhichOneofReturnType__retention_ms | None: ...
 
 Global___Topic: _TypeAlias = Topic  # noqa: Y015
 
 @_typing.final
 class Subscription(_message.Message):
-    """A durable, named reader of a topic."""
+    """A durable, named reader of a topic. What is optional is as in a Topic."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -261,9 +282,11 @@ class Subscription(_message.Message):
     ("timestamp:1700000000000").
     """
     lease_ms: _builtins.int
-    """Queue mode: the default lease, milliseconds."""
+    """Queue mode: the default lease, milliseconds. Absent in stream mode."""
     session_ms: _builtins.int
-    """Stream mode: a member that is silent for longer loses its partitions, milliseconds."""
+    """Stream mode: a member that is silent for longer loses its partitions, milliseconds. Absent in
+    queue mode.
+    """
     created_at_ms: _builtins.int
     """Milliseconds since the Unix epoch; given by the master."""
     def __init__(
@@ -272,15 +295,26 @@ class Subscription(_message.Message):
         topic: _builtins.str = ...,
         name: _builtins.str = ...,
         mode: Global___SubscriptionMode.ValueType = ...,
-        start: _builtins.str = ...,
-        lease_ms: _builtins.int = ...,
-        session_ms: _builtins.int = ...,
+        start: _builtins.str | None = ...,
+        lease_ms: _builtins.int | None = ...,
+        session_ms: _builtins.int | None = ...,
         created_at_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lease_ms", b"_lease_ms", "_session_ms", b"_session_ms", "_start", b"_start", "lease_ms", b"lease_ms", "session_ms", b"session_ms", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "lease_ms", b"lease_ms", "mode", b"mode", "name", b"name", "session_ms", b"session_ms", "start", b"start", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease_ms", b"_lease_ms", "_session_ms", b"_session_ms", "_start", b"_start", "created_at_ms", b"created_at_ms", "lease_ms", b"lease_ms", "mode", b"mode", "name", b"name", "session_ms", b"session_ms", "start", b"start", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__lease_ms: _TypeAlias = _typing.Literal["lease_ms"]  # noqa: Y015
+    _WhichOneofArgType__lease_ms: _TypeAlias = _typing.Literal["_lease_ms", b"_lease_ms"]  # noqa: Y015
+    _WhichOneofReturnType__session_ms: _TypeAlias = _typing.Literal["session_ms"]  # noqa: Y015
+    _WhichOneofArgType__session_ms: _TypeAlias = _typing.Literal["_session_ms", b"_session_ms"]  # noqa: Y015
+    _WhichOneofReturnType__start: _TypeAlias = _typing.Literal["start"]  # noqa: Y015
+    _WhichOneofArgType__start: _TypeAlias = _typing.Literal["_start", b"_start"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_ms) -> _WhichOneofReturnType__lease_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__session_ms) -> _WhichOneofReturnType__session_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start) -> _WhichOneofReturnType__start | None: ...
 
 Global___Subscription: _TypeAlias = Subscription  # noqa: Y015

@@ -13,9 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.peers import GrpcTransport
-from mom_broker.rpc.ports import Address, holder_of
 from mom_broker.rpc.server import RpcServer
-from mom_broker.rpc.system import SystemClock
 from mom_broker.storage.memory import MemoryStore
 from mom_core import access, catalog
 from mom_core.errors import (
@@ -28,6 +26,8 @@ from mom_core.errors import (
     UnavailableError,
 )
 from mom_core.ports import KeyWrite
+from mom_process.addresses import Address, holder_of
+from mom_process.system import SystemClock
 from mom_proto.v1 import master_pb2, master_pb2_grpc
 
 GET_TOPIC = "/mom.v1.Master/GetTopic"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -18,10 +18,8 @@ from mom_client.results import (
     TopicPage,
 )
 from mom_client.routing import OwnerRoute, RoutingSnapshot, TopicRoute
-from mom_client.system import SystemClock
 from mom_core.batch import BatchBuilder, cut, parse_header
 from mom_core.errors import (
-    ConflictError,
     ErrorCode,
     InvalidArgumentError,
     MomError,
@@ -30,20 +28,20 @@ from mom_core.errors import (
     UnauthenticatedError,
 )
 from mom_core.message import Message, check_message
-from mom_core.names import check_name
 from mom_core.partitioner import hash_range
 from mom_core.topics import (
     Start,
     StartKind,
     TopicConfig,
     TopicKind,
-    diff,
     new_topic,
     queue_subscription,
+    refuse_differences,
 )
 from mom_gateway.app import Dispatcher, make_app
 from mom_gateway.service import Service
 from mom_gateway.settings import GatewaySettings
+from mom_process.system import SystemClock
 from mom_proto.v1 import broker_pb2, types_pb2
 
 TOKEN = "mom_" + "0" * 16 + "_" + "1" * 64
@@ -96,13 +94,15 @@ class MemoryEngine:
 
     get_topic = topic
 
-    async def create_topic(self, config: TopicConfig) -> tuple[TopicConfig, bool]:
-        check_name(config.name)
-        standing = self.topics.get(config.name)
+    async def create_topic(
+        self, name: str, kind: TopicKind, settings: Mapping[str, object]
+    ) -> tuple[TopicConfig, bool]:
+        topic_id = f"{len(self.topics) + 1:032x}"
+        wanted = new_topic(name, kind, settings, topic_id=topic_id, created_at_ms=1)
+        standing = self.topics.get(name)
         if standing is None:
-            return self._put(config), True
-        if diff(standing.config, config):
-            raise ConflictError("it exists")
+            return self._put(wanted), True
+        refuse_differences(standing.config, wanted, settings)
         return standing.config, False
 
     async def list_topics(

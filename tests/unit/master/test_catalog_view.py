@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mom_broker.rpc.system import SystemClock
 from mom_broker.storage.catalog_view import CatalogView
 from mom_broker.storage.memory import MemoryStore
 from mom_core import catalog, topics
 from mom_core.catalog import Assignment, LeaderRecord, NodeRecord, Owner
 from mom_core.ports import KeyWrite
 from mom_core.topics import TopicKind
+from mom_process.system import SystemClock
 
 QUEUE = topics.new_topic("mail", TopicKind.QUEUE, {}, topic_id="a" * 32, created_at_ms=1)
 SUBSCRIPTION = topics.queue_subscription(QUEUE, b"s" * topics.SECRET_BYTES)

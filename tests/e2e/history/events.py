@@ -1,0 +1,246 @@
+"""What a history is made of: one JSON object a line, one line an event.
+
+Times are seconds of the clock that all clients of a history share (CLOCK_MONOTONIC of one machine).
+Every call has the moment before its request left (``begin``) and the moment after its reply was
+there (``end``): what the cluster did, it did in between.
+
+A send is two lines: its intent before the call, and what became of it. So a history that breaks off
+still tells everything that may have been sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+
+class Event(msgspec.Struct, tag_field="event", frozen=True, gc=False):
+    """Something that happened."""
+
+
+class Client(Event, tag="client", frozen=True):
+    """A client begins. Comes before its other events."""
+
+    client: str
+    kind: str
+    idempotent: bool
+    """Its sends land once, however often it had to try."""
+    ordered_by_call: bool
+    """Sends of one key keep the order of their calls, awaited or not.
+
+    Without it only a send that began after another one had ended comes after it.
+    """
+
+
+class Send(Event, tag="send", frozen=True):
+    """A send begins. The pair of client and call is its name."""
+
+    client: str
+    call: int
+    target: str
+    id: str
+    key: str | None
+    begin: float
+
+
+class Sent(Event, tag="sent", frozen=True):
+    """The cluster took the message."""
+
+    client: str
+    call: int
+    end: float
+    partition: int
+    offset: int
+    durability: str
+
+
+class SendFailed(Event, tag="send_failed", frozen=True):
+    """The client got an error, or gave up at its deadline."""
+
+    client: str
+    call: int
+    end: float
+    error: str
+    may_have_landed: bool
+
+
+class ReadMode(StrEnum):
+    """How somebody reads a topic."""
+
+    LOG = "log"
+    """By offset, alone: each offset once, in order."""
+    GROUP = "group"
+    """As members of a subscription: nothing left out; what was not committed comes again."""
+
+
+class Reader(Event, tag="reader", frozen=True):
+    """A reader begins, at the beginning of a topic. Comes before its reads."""
+
+    reader: str
+    mode: ReadMode
+    target: str
+
+
+class Read(Event, tag="read", frozen=True):
+    """A reader got a message of a topic. Members of a group are one reader."""
+
+    client: str
+    reader: str
+    mode: ReadMode
+    target: str
+    partition: int
+    offset: int
+    id: str
+    at: float
+
+
+class Lease(Event, tag="lease", frozen=True):
+    """A worker got a message of a queue, for ``lease_s`` from ``begin`` on."""
+
+    client: str
+    lease: str
+    """A name for it, unique in the history."""
+    target: str
+    partition: int
+    offset: int
+    id: str
+    deliveries: int
+    begin: float
+    end: float
+    lease_s: float
+
+
+class Action(StrEnum):
+    """What a worker asks for a message under lease."""
+
+    ACK = "ack"
+    NACK = "nack"
+    EXTEND = "extend"
+
+
+class Outcome(StrEnum):
+    """What became of it."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    """It certainly has no effect."""
+    UNKNOWN = "unknown"
+
+
+class Settle(Event, tag="settle", frozen=True):
+    """An acknowledgement, a return or an extension of a lease, with its result."""
+
+    client: str
+    lease: str
+    action: Action
+    begin: float
+    end: float
+    outcome: Outcome
+    lease_s: float = 0.0
+    """The length asked for from ``begin`` on (extend)."""
+
+
+class Call(Event, tag="call", frozen=True):
+    """A call that is no send, as a whole: how long it took and whether it failed."""
+
+    client: str
+    what: str
+    begin: float
+    end: float
+    wait_s: float
+    """How long the cluster was asked to wait, at most, for something to come."""
+    error: str | None
+
+
+class LogEnd(Event, tag="log_end", frozen=True):
+    """This reader has read a partition from its beginning to its end, after all sends."""
+
+    reader: str
+    target: str
+    partition: int
+    next_offset: int
+    at: float
+
+
+class Drained(Event, tag="drained", frozen=True):
+    """What the queue still held when its workers stopped, after all sends."""
+
+    target: str
+    left: int
+    at: float
+
+
+class Mark(Event, tag="mark", frozen=True):
+    """A disruption begins, or is over."""
+
+    disruption: str
+    begins: bool
+    at: float
+
+
+AnyEvent = (
+    Client
+    | Send
+    | Sent
+    | SendFailed
+    | Reader
+    | Read
+    | Lease
+    | Settle
+    | Call
+    | LogEnd
+    | Drained
+    | Mark
+)
+
+_encoder: Final = msgspec.json.Encoder()
+_decoder: Final = msgspec.json.Decoder(AnyEvent)
+
+
+def encode(event: Event) -> bytes:
+    """An event as a line."""
+    return _encoder.encode(event) + b"\n"
+
+
+def read_events(*paths: Path) -> Iterator[AnyEvent]:
+    """The events of one history in one or several files.
+
+    The last line of a file may be cut short, as by a crash. Raises ValueError for any other line
+    that is no event.
+    """
+    for path in paths:
+        with path.open("rb") as file:
+            yield from decode_lines(file, str(path))
+
+
+def decode_lines(lines: Iterable[bytes], source: str) -> Iterator[AnyEvent]:
+    """See :func:`read_events`."""
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            yield _decoder.decode(line)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"{source}, line {number} is no event: {error}") from None
+
+
+def body_of(message_id: str, size: int) -> str:
+    """The value of a message: its id, filled up to about ``size`` with what only it has."""
+    return _body(message_id, max(1, size // (len(message_id) + 1) - 1))
+
+
+def _body(message_id: str, repeats: int) -> str:
+    return f"{message_id}|{repeats}" + f"|{message_id}" * repeats
+
+
+def id_of(body: str) -> str:
+    """The id in a value. A value that is not as it was sent has an id that nobody sent."""
+    message_id, _, filling = body.partition("|")
+    repeats, _, _ = filling.partition("|")
+    if repeats == str(body.count("|") - 1) and body == _body(message_id, int(repeats)):
+        return message_id
+    return f"damaged: {body[:40]!r}"

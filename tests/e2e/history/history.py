@@ -1,0 +1,225 @@
+"""A history, gathered by what the rules ask about: messages, positions, readers, leases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from e2e.history import events
+from e2e.history.events import Action, AnyEvent, Outcome, ReadMode
+
+
+class Position(NamedTuple):
+    """A place in the log of a topic or queue."""
+
+    target: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.target}[{self.partition}] offset {self.offset}"
+
+
+@dataclass(slots=True)
+class SendRecord:
+    """A send and what became of it. Without an end it was under way when the history ended."""
+
+    client: str
+    call: int
+    target: str
+    id: str
+    key: str | None
+    begin: float
+    end: float | None = None
+    position: Position | None = None
+    durability: str = ""
+    error: str | None = None
+    may_have_landed: bool = True
+
+
+@dataclass(slots=True)
+class LeaseRecord:
+    """A lease and what its worker did with it."""
+
+    client: str
+    position: Position
+    id: str
+    deliveries: int
+    begin: float
+    end: float
+    lease_s: float
+    settles: list[events.Settle] = field(default_factory=list)
+
+    @property
+    def acks(self) -> list[events.Settle]:
+        """Acknowledgements that have, or may have, been taken."""
+        return [
+            one
+            for one in self.settles
+            if one.action is Action.ACK and one.outcome is not Outcome.REFUSED
+        ]
+
+    def certain_until(self) -> float:
+        """Up to when the message is this worker's for certain; its lease is from ``end`` on.
+
+        The worker counts from its requests, which the cluster can only have taken later. Once it
+        has asked to settle the message, the lease may be over. What order calls that overlapped
+        were taken in, and when one without a reply was, nobody knows.
+        """
+        valid = [one for one in self.settles if one.outcome is not Outcome.REFUSED]
+        extensions = [one for one in valid if one.action is Action.EXTEND]
+        until = min([self.begin + self.lease_s, *(one.begin + one.lease_s for one in extensions)])
+        for one in extensions:
+            if one.outcome is Outcome.OK:
+                until = max(until, one.begin + min(other.lease_s for other in extensions))
+        return min([until, *(one.begin for one in valid if one.action is not Action.EXTEND)])
+
+
+class Witness(NamedTuple):
+    """Who saw a value at a position first, when, and how."""
+
+    client: str
+    at: float
+    how: str
+
+
+class CallRecord(NamedTuple):
+    """Any call, as a user feels it."""
+
+    client: str
+    what: str
+    begin: float
+    end: float
+    wait_s: float
+    error: str | None
+
+
+@dataclass(slots=True)
+class Disruption:
+    """A disruption's time. Without an end it was under way when the history ended."""
+
+    name: str
+    begin: float
+    end: float = float("inf")
+
+
+class History:
+    """All events, gathered. ``sends`` and ``reads`` are in the order of their events."""
+
+    def __init__(self, source: Iterable[AnyEvent] = ()) -> None:
+        self.clients: dict[str, events.Client] = {}
+        self.sends: dict[tuple[str, int], SendRecord] = {}
+        self.by_id: dict[tuple[str, str], list[SendRecord]] = {}
+        self.readers: dict[tuple[str, str], events.Reader] = {}
+        self.reads: list[events.Read] = []
+        self.leases: dict[str, LeaseRecord] = {}
+        self.leases_at: dict[Position, list[LeaseRecord]] = {}
+        self.values: dict[Position, dict[str, Witness]] = {}
+        self.calls: list[CallRecord] = []
+        self.log_ends: list[events.LogEnd] = []
+        self.drained: dict[str, events.Drained] = {}
+        self.disruptions: list[Disruption] = []
+        for event in source:
+            self.add(event)
+
+    def add(self, event: AnyEvent) -> None:
+        """Take an event in. Raises KeyError for one whose beginning is missing."""
+        match event:
+            case events.Client():
+                self.clients[event.client] = event
+            case events.Send():
+                self._begin_send(event)
+            case events.Sent() | events.SendFailed():
+                self._end_send(event)
+            case events.Reader():
+                self.readers[event.reader, event.target] = event
+            case events.Read():
+                self.reads.append(event)
+                position = Position(event.target, event.partition, event.offset)
+                self._saw(position, event.id, event.client, event.at, f"read as {event.reader}")
+            case events.Lease():
+                self._lease(event)
+            case events.Settle():
+                self.leases[event.lease].settles.append(event)
+            case events.Call():
+                self.calls.append(
+                    CallRecord(
+                        event.client, event.what, event.begin, event.end, event.wait_s, event.error
+                    )
+                )
+            case events.LogEnd():
+                self.log_ends.append(event)
+            case events.Drained():
+                self.drained[event.target] = event
+            case events.Mark():
+                self._mark(event)
+
+    def _begin_send(self, event: events.Send) -> None:
+        record = SendRecord(
+            event.client, event.call, event.target, event.id, event.key, event.begin
+        )
+        self.sends[event.client, event.call] = record
+        self.by_id.setdefault((event.target, event.id), []).append(record)
+
+    def _end_send(self, event: events.Sent | events.SendFailed) -> None:
+        record = self.sends[event.client, event.call]
+        record.end = event.end
+        if isinstance(event, events.Sent):
+            record.position = Position(record.target, event.partition, event.offset)
+            record.durability = event.durability
+            self._saw(record.position, record.id, event.client, event.end, "acknowledged")
+        else:
+            record.error = event.error
+            record.may_have_landed = event.may_have_landed
+        self._call(event.client, "send", record.begin, event.end, record.error)
+
+    def _lease(self, event: events.Lease) -> None:
+        position = Position(event.target, event.partition, event.offset)
+        record = LeaseRecord(
+            event.client,
+            position,
+            event.id,
+            event.deliveries,
+            event.begin,
+            event.end,
+            event.lease_s,
+        )
+        self.leases[event.lease] = record
+        self.leases_at.setdefault(position, []).append(record)
+        self._saw(position, event.id, event.client, event.end, "received")
+
+    def _saw(self, position: Position, value: str, client: str, at: float, how: str) -> None:
+        witnesses = self.values.setdefault(position, {})
+        if value not in witnesses or at < witnesses[value].at:
+            witnesses[value] = Witness(client, at, how)
+
+    def _call(
+        self, client: str, what: str, begin: float, end: float, error: str | None = None
+    ) -> None:
+        self.calls.append(CallRecord(client, what, begin, end, 0.0, error))
+
+    def _mark(self, event: events.Mark) -> None:
+        if event.begins:
+            self.disruptions.append(Disruption(event.disruption, event.at))
+            return
+        for one in reversed(self.disruptions):
+            if one.name == event.disruption:
+                one.end = event.at
+                return
+
+    def acked(self) -> Iterator[tuple[SendRecord, Position, float]]:
+        """The sends that were acknowledged, each with its place and the time of its reply."""
+        for record in self.sends.values():
+            if record.position is not None and record.end is not None:
+                yield record, record.position, record.end
+
+    def reads_of(self, mode: ReadMode) -> dict[tuple[str, str, int], list[events.Read]]:
+        """The reads of each reader of a partition, in the order of time."""
+        found: dict[tuple[str, str, int], list[events.Read]] = {}
+        for one in self.reads:
+            if one.mode is mode:
+                found.setdefault((one.reader, one.target, one.partition), []).append(one)
+        for reads in found.values():
+            reads.sort(key=lambda read: read.at)
+        return found

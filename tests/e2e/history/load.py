@@ -1,0 +1,458 @@
+"""A steady load on a topic and a queue, by clients of several kinds, for as long as asked.
+
+::
+
+    with Recorder(path) as recorder:
+        async with Load(plan, kinds, recorder) as load:
+            async with load.disruption("a node is killed"):
+                ...
+
+Each client publishes keyed and unkeyed messages to both, follows the topic's log, reads it as a
+member of a subscription (where its kind can) and works on the queue. At the end of the block
+publishing stops, a fresh reader reads the log to its end, the others catch up, and the queue is
+emptied: then the history says what was lost. Errors that clients meet go into the history and
+end nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final
+
+from e2e.history import events
+from e2e.history.events import Action, Outcome, ReadMode, body_of
+from e2e.history.messengers import SETTLE_REFUSALS, Held, Kind, Messenger, Record
+from e2e.history.recorder import CallError, ClientRecorder, Recorder
+
+# Before a call that failed is made again, so that a client does not spin on a refused connection.
+PAUSE_S: Final = 0.1
+# Sends of one client and target that are under way; at a limit its schedule waits.
+SENDS_AT_ONCE_MAX: Final = 200
+# A worker settles most messages at once, and some in the other ways, each so many-th.
+NACK_EACH: Final = 17
+EXTEND_EACH: Final = 13
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a load does. Times are seconds."""
+
+    topic: str = "history-log"
+    subscription: str = "history-group"
+    queue: str = "history-queue"
+    partitions: int = 4
+    sends_per_s: float = 20.0
+    """Of each client to each of topic and queue."""
+    keys: int = 8
+    """Two messages of three have one of so many keys, which all clients share."""
+    value_bytes: int = 200
+    deadline_s: float = 15.0
+    """Of one call, beyond what it asks to wait."""
+    wait_s: float = 2.0
+    """How long a worker waits for messages."""
+    lease_s: float = 5.0
+    receive_max: int = 10
+    drain_s: float = 60.0
+    """Within this time readers come to the end and the queue is emptied, or it is a finding."""
+
+
+class _ConnectedClient:
+    """A client with its recorder, and what the load watches of it."""
+
+    def __init__(self, kind: Kind, recorder: ClientRecorder) -> None:
+        self.kind = kind
+        self.recorder = recorder
+        self.name = recorder.name
+        self.messenger: Messenger
+        self.sent_from: dict[str, float] = {}
+        """When the last send to each target that succeeded had begun."""
+        self.under_way: dict[object, float] = {}
+        """When each send and settling that is under way began, the oldest first."""
+        self.received = 0
+
+    def sends_again(self, target: str, since: float) -> bool:
+        """See :meth:`Load.every_client_sends`."""
+        oldest = next(iter(self.under_way.values()), since)
+        return oldest >= since and self.sent_from.get(target, 0.0) > since
+
+
+class Load:
+    """The clients at work; an async context manager that drains at its end."""
+
+    def __init__(self, plan: Plan, kinds: Sequence[Kind], recorder: Recorder) -> None:
+        self.plan = plan
+        self._recorder = recorder
+        self._clients = [
+            _ConnectedClient(
+                kind,
+                recorder.client(
+                    f"{kind.name}-{number}",
+                    kind.name,
+                    idempotent=kind.idempotent,
+                    ordered=kind.ordered_by_call,
+                ),
+            )
+            for number, kind in enumerate(kinds, start=1)
+        ]
+        self._stack = AsyncExitStack()
+        self._tasks: asyncio.TaskGroup
+        self._publishing: list[asyncio.Task[None]] = []
+        self._consuming: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._news = asyncio.Condition()
+        self._readers: set[str] = set()
+        self._reached: dict[tuple[str, int], int] = {}
+        """The offset after the last one that each reader got of each partition."""
+        self._empty_receives = 0
+
+    # Life.
+
+    async def __aenter__(self) -> Load:
+        async with AsyncExitStack() as stack:
+            for client in self._clients:
+                connection = client.kind.connect(client.recorder)
+                client.messenger = await stack.enter_async_context(connection)
+            plan = self.plan
+            await self._clients[0].messenger.prepare(
+                plan.topic, plan.subscription, plan.queue, plan.partitions, plan.lease_s
+            )
+            self._tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            self._stack = stack.pop_all()
+        for client in self._clients:
+            self._start(client)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                await self._drain()
+        finally:
+            for task in (*self._publishing, *self._consuming):
+                task.cancel()
+            # The group has to know of a cancellation, which may be its own. Any other error of
+            # the block goes on as it is, where the group would wrap it.
+            if kind is not asyncio.CancelledError:
+                kind = error = trace = None
+            await self._stack.__aexit__(kind, error, trace)
+
+    def _start(self, client: _ConnectedClient) -> None:
+        plan, recorder, spawn = self.plan, client.recorder, self._tasks.create_task
+        for target, queue in ((plan.topic, False), (plan.queue, True)):
+            self._publishing.append(spawn(self._publish(client, target, queue=queue)))
+        follower = f"{client.name}/follow"
+        recorder.reader(follower, ReadMode.LOG, plan.topic)
+        self._readers.add(follower)
+        for partition in range(plan.partitions):
+            self._consuming.append(spawn(self._follow(client, follower, partition)))
+        if client.kind.joins:
+            recorder.reader(plan.subscription, ReadMode.GROUP, plan.topic)
+            self._readers.add(plan.subscription)
+            self._consuming.append(spawn(self._join(client)))
+        self._consuming.append(spawn(self._work(client)))
+
+    # What a test does meanwhile.
+
+    async def every_client_sends(self) -> None:
+        """Wait until each client sends as if nothing had been.
+
+        No send or settling that began before this call is under way any more, at whatever
+        partition, and a send to each target that began after it has succeeded. Raises
+        TimeoutError, naming the clients that have not come so far, after the plan's deadline and
+        time to drain.
+        """
+        since = self._recorder.now()
+
+        def late() -> list[str]:
+            return [
+                f"{client.name} to {target}"
+                for client in self._clients
+                for target in (self.plan.topic, self.plan.queue)
+                if not client.sends_again(target, since)
+            ]
+
+        try:
+            await self._until(lambda: not late(), self.plan.deadline_s + self.plan.drain_s)
+        except TimeoutError:
+            raise TimeoutError(f"no send succeeds any more: {', '.join(late())}") from None
+
+    @asynccontextmanager
+    async def disruption(self, name: str) -> AsyncIterator[None]:
+        """Mark what happens inside; over when every client sends again."""
+        self._recorder.write(events.Mark(name, True, self._recorder.now()))
+        try:
+            yield
+            await self.every_client_sends()
+        finally:
+            self._recorder.write(events.Mark(name, False, self._recorder.now()))
+
+    async def _until(self, holds: Callable[[], bool], timeout_s: float) -> None:
+        async with asyncio.timeout(timeout_s), self._news:
+            await self._news.wait_for(holds)
+
+    async def _tell(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+    # Publishing.
+
+    async def _publish(self, client: _ConnectedClient, target: str, *, queue: bool) -> None:
+        room = asyncio.Semaphore(SENDS_AT_ONCE_MAX if client.kind.ordered_by_call else 1)
+        interval_s = 1 / self.plan.sends_per_s
+        due = time.monotonic()
+        number = 0
+        async with asyncio.TaskGroup() as sends:
+            while not self._stopping.is_set():
+                await room.acquire()
+                number += 1
+                key = f"k{number % self.plan.keys}" if number % 3 else None
+                message_id = f"{client.name}-{'q' if queue else 't'}{number}"
+                send = sends.create_task(self._send(client, target, message_id, key, queue=queue))
+                send.add_done_callback(lambda _: room.release())
+                # What was missed while there was no room is not made up for.
+                due = max(due + interval_s, time.monotonic())
+                await self._pause(due - time.monotonic())
+
+    async def _send(
+        self,
+        client: _ConnectedClient,
+        target: str,
+        message_id: str,
+        key: str | None,
+        *,
+        queue: bool,
+    ) -> None:
+        body = body_of(message_id, self.plan.value_bytes)
+        for _ in range(1 + client.kind.resends):
+            begin = self._recorder.now()
+            call = client.recorder.send(target, message_id, key)
+            client.under_way[call] = begin
+            try:
+                async with asyncio.timeout(self.plan.deadline_s):
+                    landed = await client.messenger.send(target, body, key, queue=queue)
+            except (CallError, TimeoutError) as error:
+                client.recorder.send_failed(call, _call_error(error))
+            else:
+                client.recorder.sent(call, *landed)
+                client.sent_from[target] = begin
+                return
+            finally:
+                del client.under_way[call]
+                await self._tell()
+            await self._pause(PAUSE_S)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, though no longer than until publishing stops."""
+        if seconds > 0:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._stopping.wait()
+            except TimeoutError:
+                return
+
+    # Reading.
+
+    async def _follow(self, client: _ConnectedClient, reader: str, partition: int) -> None:
+        while True:
+            offset = self._reached.get((reader, partition), 0)
+            await self._read(
+                client,
+                client.messenger.read(self.plan.topic, partition, offset, follow=True),
+                reader,
+                ReadMode.LOG,
+            )
+
+    async def _join(self, client: _ConnectedClient) -> None:
+        plan = self.plan
+        while True:
+            await self._read(
+                client,
+                client.messenger.join(plan.topic, plan.subscription, client.name),
+                plan.subscription,
+                ReadMode.GROUP,
+            )
+
+    async def _read(
+        self,
+        client: _ConnectedClient,
+        records: AsyncIterator[Record],
+        reader: str,
+        mode: ReadMode,
+    ) -> bool:
+        """Record what comes; whether it came to an end without an error."""
+        topic = self.plan.topic
+        try:
+            async with aclosing(records):  # type: ignore[type-var]
+                async for one in records:
+                    partition, offset, body = one
+                    client.recorder.read(reader, mode, topic, partition, offset, body)
+                    place = (reader, partition)
+                    self._reached[place] = max(self._reached.get(place, 0), offset + 1)
+                    if self._stopping.is_set():
+                        await self._tell()
+        except (CallError, TimeoutError):
+            await asyncio.sleep(PAUSE_S)
+            return False
+        return True
+
+    # Working.
+
+    async def _work(self, client: _ConnectedClient) -> None:
+        plan, recorder = self.plan, client.recorder
+        while not self._drained.is_set():
+            try:
+                with recorder.call("receive", plan.wait_s) as begin:
+                    async with asyncio.timeout(plan.deadline_s + plan.wait_s):
+                        held = await client.messenger.receive(
+                            plan.queue, plan.receive_max, wait_s=plan.wait_s, lease_s=plan.lease_s
+                        )
+            except (CallError, TimeoutError):
+                await asyncio.sleep(PAUSE_S)
+                continue
+            if held:
+                await self._handle(client, held, begin, recorder.now())
+            else:
+                self._empty_receives += 1
+                await self._tell()
+
+    async def _handle(
+        self, client: _ConnectedClient, held: Sequence[Held], begin: float, end: float
+    ) -> None:
+        plan = self.plan
+        leases = [
+            client.recorder.lease(
+                plan.queue,
+                one.partition,
+                one.offset,
+                one.body,
+                deliveries=one.deliveries,
+                begin=begin,
+                end=end,
+                lease_s=plan.lease_s,
+            )
+            for one in held
+        ]
+        acks: list[tuple[str, Held]] = []
+        nacks: list[tuple[str, Held]] = []
+        extended: list[tuple[str, Held]] = []
+        for pair in zip(leases, held, strict=True):
+            client.received += 1
+            first = pair[1].deliveries == 1
+            (nacks if first and client.received % NACK_EACH == 0 else acks).append(pair)
+            if client.received % EXTEND_EACH == 0:
+                extended.append(pair)
+        await self._settle(client, Action.EXTEND, extended)
+        await self._settle(client, Action.NACK, nacks)
+        await self._settle(client, Action.ACK, acks)
+
+    async def _settle(
+        self, client: _ConnectedClient, action: Action, pairs: Sequence[tuple[str, Held]]
+    ) -> None:
+        if not pairs:
+            return
+        plan, recorder = self.plan, client.recorder
+        lease_s = plan.lease_s if action is Action.EXTEND else 0.0
+        begin = recorder.now()
+        outcomes = [Outcome.UNKNOWN] * len(pairs)
+        client.under_way[pairs[0][0]] = begin
+        try:
+            with recorder.call(action.value) as begin:
+                async with asyncio.timeout(plan.deadline_s):
+                    results = await client.messenger.settle(
+                        plan.queue, [held for _, held in pairs], action, lease_s=lease_s
+                    )
+            outcomes = [_outcome(one) for one in results]
+        except (CallError, TimeoutError):
+            await asyncio.sleep(PAUSE_S)
+        finally:
+            del client.under_way[pairs[0][0]]
+            await self._tell()
+        for (lease, _), outcome in zip(pairs, outcomes, strict=True):
+            recorder.settle(lease, action, begin, outcome, lease_s)
+
+    # The end.
+
+    async def _drain(self) -> None:
+        self._stopping.set()
+        await asyncio.gather(*self._publishing)
+        ends = [await self._read_to_end(partition) for partition in range(self.plan.partitions)]
+
+        def caught_up() -> bool:
+            return all(
+                self._reached.get((reader, partition), 0) >= end
+                for reader in self._readers
+                for partition, end in enumerate(ends)
+            )
+
+        # Who is late is found by the checker, who knows every reader.
+        await self._in_time(caught_up)
+        await self._empty_queue()
+        self._drained.set()
+
+    @property
+    def _final_reader(self) -> str:
+        return f"{self._clients[0].name}/final"
+
+    async def _read_to_end(self, partition: int) -> int:
+        client, topic = self._clients[0], self.plan.topic
+        reader = self._final_reader
+        if partition == 0:
+            client.recorder.reader(reader, ReadMode.LOG, topic)
+        deadline = time.monotonic() + self.plan.drain_s
+        whole = False
+        while not whole and time.monotonic() < deadline:
+            offset = self._reached.get((reader, partition), 0)
+            records = client.messenger.read(topic, partition, offset, follow=False)
+            whole = await self._read(client, records, reader, ReadMode.LOG)
+        end = self._reached.get((reader, partition), 0)
+        if whole:
+            self._recorder.write(events.LogEnd(reader, topic, partition, end, self._recorder.now()))
+        return end
+
+    async def _empty_queue(self) -> None:
+        """Wait until the workers have emptied the queue, and record what is left."""
+        left = await self._backlog()
+        deadline = time.monotonic() + self.plan.drain_s
+        while left and time.monotonic() < deadline:
+            seen = self._empty_receives
+            await self._in_time(lambda seen=seen: self._empty_receives > seen)  # type: ignore[misc]
+            left = await self._backlog()
+        self._recorder.write(events.Drained(self.plan.queue, left, self._recorder.now()))
+
+    async def _backlog(self) -> int:
+        deadline = time.monotonic() + self.plan.drain_s
+        while True:
+            try:
+                async with asyncio.timeout(self.plan.deadline_s):
+                    return await self._clients[0].messenger.backlog(self.plan.queue)
+            except (CallError, TimeoutError):
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(PAUSE_S)
+
+    async def _in_time(self, holds: Callable[[], bool]) -> bool:
+        try:
+            await self._until(holds, self.plan.drain_s)
+        except TimeoutError:
+            return False
+        return True
+
+
+def _call_error(error: CallError | TimeoutError) -> CallError:
+    return error if isinstance(error, CallError) else CallError("deadline")
+
+
+def _outcome(code: str | None) -> Outcome:
+    if code is None:
+        return Outcome.OK
+    return Outcome.REFUSED if code in SETTLE_REFUSALS else Outcome.UNKNOWN

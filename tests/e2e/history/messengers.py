@@ -1,0 +1,340 @@
+"""The kinds of clients: what a load needs of each, over its own way to the cluster.
+
+A kind is a name, its promises and a way to connect; a load takes any mixture of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol
+
+import httpx
+
+import mom_client
+from e2e.history.events import Action
+from e2e.history.recorder import CallError, ClientRecorder
+from mom_client import ErrorCode, MomError, ReceivedMessage
+
+
+class Landed(NamedTuple):
+    """Where a send landed."""
+
+    partition: int
+    offset: int
+    durability: str
+
+
+class Record(NamedTuple):
+    """A message of a topic."""
+
+    partition: int
+    offset: int
+    body: str
+
+
+class Held(NamedTuple):
+    """A message under lease. ``handle`` is what its client settles it with."""
+
+    partition: int
+    offset: int
+    body: str
+    deliveries: int
+    handle: Any
+
+
+class Messenger(Protocol):
+    """A connected client. Every method raises CallError, and leaves deadlines to its caller."""
+
+    async def prepare(
+        self, topic: str, subscription: str, queue: str, partitions: int, lease_s: float
+    ) -> None:
+        """Create what a load uses; no error when it stands already."""
+
+    async def send(self, target: str, body: str, key: str | None, *, queue: bool) -> Landed:
+        """Send one message. What orders it is the moment of this call."""
+
+    def read(
+        self, topic: str, partition: int, offset: int, *, follow: bool
+    ) -> AsyncIterator[Record]:
+        """Read a partition from an offset to its end, or for ever."""
+
+    def join(self, topic: str, subscription: str, member: str) -> AsyncIterator[Record]:
+        """Read as a member of a subscription, for ever."""
+
+    async def receive(
+        self, queue: str, max_messages: int, *, wait_s: float, lease_s: float
+    ) -> list[Held]:
+        """Lease messages."""
+
+    async def settle(
+        self, queue: str, held: Sequence[Held], action: Action, *, lease_s: float = 0.0
+    ) -> list[str | None]:
+        """Settle or extend; an error's code for each message that it failed for."""
+
+    async def backlog(self, queue: str) -> int:
+        """How many messages a queue holds, ready, delayed or leased."""
+
+
+Connect = Callable[[ClientRecorder], AbstractAsyncContextManager[Messenger]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of client."""
+
+    name: str
+    connect: Connect
+    idempotent: bool
+    ordered_by_call: bool
+    """Its sends need not wait for each other to stay in order; see events.Client."""
+    joins: bool
+    """It can be a member of a subscription."""
+    resends: int
+    """How often the application sends a message again whose send failed."""
+
+
+def sdk(addresses: str | Sequence[str], token: str | None = None, name: str = "sdk") -> Kind:
+    """The SDK at nodes (``host:port``), or through a gateway (``http://…``)."""
+
+    @asynccontextmanager
+    async def connect(recorder: ClientRecorder) -> AsyncIterator[Messenger]:
+        wanted = addresses if isinstance(addresses, str) else list(addresses)
+        async with mom_client.connect(wanted, token=token) as client:
+            yield SdkMessenger(client, recorder)
+
+    # The SDK itself tries again, under the producer's sequence.
+    return Kind(name, connect, idempotent=True, ordered_by_call=True, joins=True, resends=0)
+
+
+def http(url: str, token: str | None = None, name: str = "http", deadline_s: float = 10.0) -> Kind:
+    """Plain HTTP at a gateway or an Ingress. ``deadline_s`` is of one poll, beyond its wait."""
+
+    @asynccontextmanager
+    async def connect(recorder: ClientRecorder) -> AsyncIterator[Messenger]:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        # The load has deadlines of its own.
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=None) as client:
+            yield HttpMessenger(client, recorder, deadline_s)
+
+    return Kind(name, connect, idempotent=False, ordered_by_call=False, joins=False, resends=2)
+
+
+# A send that failed with one of these was refused before it could land.
+REFUSALS: Final = frozenset(
+    {
+        ErrorCode.INVALID_ARGUMENT.value,
+        ErrorCode.TOO_LARGE.value,
+        ErrorCode.UNAUTHENTICATED.value,
+        ErrorCode.FORBIDDEN.value,
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE.value,
+    }
+)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except MomError as error:
+        raise CallError(error.code.value, error.code.value not in REFUSALS) from error
+
+
+class SdkMessenger:
+    """The SDK."""
+
+    def __init__(self, client: mom_client.Client, recorder: ClientRecorder) -> None:
+        self._client = client
+        self._recorder = recorder
+
+    async def prepare(
+        self, topic: str, subscription: str, queue: str, partitions: int, lease_s: float
+    ) -> None:
+        """See :class:`Messenger`."""
+        with _translated():
+            await self._client.create_topic(topic, partitions=partitions)
+            await self._client.create_subscription(topic, subscription, mode="stream")
+            await self._client.create_queue(
+                queue, partitions=partitions, lease_ms=int(lease_s * 1000)
+            )
+
+    async def send(self, target: str, body: str, key: str | None, *, queue: bool) -> Landed:
+        """See :class:`Messenger`."""
+        with _translated():
+            published = await self._client.publish(target, body, key=key)
+        return Landed(published.partition, published.offset, published.durability)
+
+    async def read(
+        self, topic: str, partition: int, offset: int, *, follow: bool
+    ) -> AsyncIterator[Record]:
+        """See :class:`Messenger`."""
+        start = f"offset:{offset}" if offset else "earliest"
+        with self._recorder.iteration("read"), _translated():
+            async for one in self._client.read(
+                topic, partition=partition, start=start, follow=follow
+            ):
+                yield Record(one.partition, one.offset, one.text())
+
+    async def join(self, topic: str, subscription: str, member: str) -> AsyncIterator[Record]:
+        """See :class:`Messenger`."""
+        with self._recorder.iteration("subscribe"), _translated():
+            async with self._client.subscribe(topic, subscription, member=member) as messages:
+                async for one in messages:
+                    yield Record(one.partition, one.offset, one.text())
+
+    async def receive(
+        self, queue: str, max_messages: int, *, wait_s: float, lease_s: float
+    ) -> list[Held]:
+        """See :class:`Messenger`."""
+        with _translated():
+            messages = await self._client.receive(queue, max_messages, wait=wait_s, lease=lease_s)
+        return [
+            Held(one.partition, one.offset, one.text(), one.deliveries, one) for one in messages
+        ]
+
+    async def settle(
+        self, queue: str, held: Sequence[Held], action: Action, *, lease_s: float = 0.0
+    ) -> list[str | None]:
+        """See :class:`Messenger`."""
+        messages: list[ReceivedMessage] = [one.handle for one in held]
+        with _translated():
+            match action:
+                case Action.ACK:
+                    results = await self._client.ack(messages)
+                case Action.NACK:
+                    results = await self._client.nack(messages)
+                case Action.EXTEND:
+                    results = await self._client.extend(messages, lease_s)
+        return [None if one is None else one.code.value for one in results]
+
+    async def backlog(self, queue: str) -> int:
+        """See :class:`Messenger`."""
+        with _translated():
+            described = await self._client.describe(queue)
+        return sum(
+            one.ready + one.delayed + one.leased
+            for partition in described
+            for one in partition.subscriptions
+        )
+
+
+class HttpMessenger:
+    """Plain HTTP, as any language speaks it."""
+
+    READ_WAIT_S: Final = 5.0
+    """A poll's wait: short, so that a silent connection is soon left."""
+
+    def __init__(
+        self, client: httpx.AsyncClient, recorder: ClientRecorder, deadline_s: float
+    ) -> None:
+        self._client = client
+        self._recorder = recorder
+        self._deadline_s = deadline_s
+
+    async def _call(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            response = await self._client.request(method, path, **options)
+        except httpx.ConnectError as error:
+            raise CallError("ConnectError", may_have_landed=False) from error
+        except httpx.HTTPError as error:
+            raise CallError(type(error).__name__) from error
+        if response.is_error:
+            raise _error_of(response)
+        return response.json()
+
+    async def prepare(
+        self, topic: str, subscription: str, queue: str, partitions: int, lease_s: float
+    ) -> None:
+        """See :class:`Messenger`."""
+        lease_ms = int(lease_s * 1000)
+        await self._call("PUT", f"/v1/topics/{topic}", json={"partitions": partitions})
+        await self._call("PUT", f"/v1/topics/{topic}/subscriptions/{subscription}", json={})
+        await self._call(
+            "PUT", f"/v1/queues/{queue}", json={"partitions": partitions, "lease_ms": lease_ms}
+        )
+
+    async def send(self, target: str, body: str, key: str | None, *, queue: bool) -> Landed:
+        """See :class:`Messenger`."""
+        path = f"/v1/queues/{target}/messages" if queue else f"/v1/topics/{target}/records"
+        reply = await self._call("POST", path, json={"value": body, "key": key})
+        result = reply["results"][0]
+        return Landed(result["partition"], result["offset"], result["durability"])
+
+    async def read(
+        self, topic: str, partition: int, offset: int, *, follow: bool
+    ) -> AsyncIterator[Record]:
+        """See :class:`Messenger`."""
+        path = f"/v1/topics/{topic}/partitions/{partition}/records"
+        wait_s = self.READ_WAIT_S if follow else 0.0
+        while True:
+            query = {"offset": offset or "earliest", "wait_ms": int(wait_s * 1000)}
+            with self._recorder.call("read", wait_s):
+                async with asyncio.timeout(self._deadline_s + wait_s):
+                    reply = await self._call("GET", path, params=query)
+            for one in reply["records"]:
+                yield Record(partition, one["offset"], one["value"])
+            offset = reply["next_offset"]
+            if not follow and offset >= reply["high_watermark"]:
+                return
+
+    async def join(self, topic: str, subscription: str, member: str) -> AsyncIterator[Record]:
+        """Not here: over HTTP a member is several calls, which the SDK makes."""
+        raise NotImplementedError
+        yield  # type: ignore[unreachable]  # what makes it an iteration
+
+    async def receive(
+        self, queue: str, max_messages: int, *, wait_s: float, lease_s: float
+    ) -> list[Held]:
+        """See :class:`Messenger`."""
+        wanted = {
+            "max": max_messages,
+            "wait_ms": int(wait_s * 1000),
+            "lease_ms": int(lease_s * 1000),
+        }
+        reply = await self._call("POST", f"/v1/queues/{queue}/messages:receive", json=wanted)
+        return [
+            Held(one["partition"], one["offset"], one["value"], one["deliveries"], one["receipt"])
+            for one in reply["messages"]
+        ]
+
+    async def settle(
+        self, queue: str, held: Sequence[Held], action: Action, *, lease_s: float = 0.0
+    ) -> list[str | None]:
+        """See :class:`Messenger`."""
+        body: dict[str, Any] = {"receipts": [one.handle for one in held]}
+        if action is Action.EXTEND:
+            body["lease_ms"] = int(lease_s * 1000)
+        path = f"/v1/queues/{queue}/messages:{action.value}"
+        try:
+            reply = await self._call("POST", path, json=body)
+        except CallError as error:
+            if error.code in SETTLE_REFUSALS:  # Of all of them, for this one reason.
+                return [error.code] * len(held)
+            raise
+        return [None if one["status"] == "ok" else one["code"] for one in reply["results"]]
+
+    async def backlog(self, queue: str) -> int:
+        """See :class:`Messenger`."""
+        counts = (await self._call("GET", f"/v1/queues/{queue}"))["messages"]
+        return int(counts["ready"] + counts["delayed"] + counts["leased"])
+
+
+# Reasons for which a message was certainly not settled by this call.
+SETTLE_REFUSALS: Final = frozenset(
+    {
+        ErrorCode.INVALID_RECEIPT.value,
+        ErrorCode.LEASE_LOST.value,
+        ErrorCode.ALREADY_SETTLED.value,
+    }
+)
+
+
+def _error_of(response: httpx.Response) -> CallError:
+    """The error of an answer: MOM's own code, or the bare status of a proxy."""
+    code = f"HTTP {response.status_code}"
+    if "json" in response.headers.get("content-type", ""):
+        code = response.json().get("code", code)
+    refused = code in REFUSALS or response.status_code in (401, 403, 404, 405, 413, 415)
+    return CallError(code, may_have_landed=not refused)

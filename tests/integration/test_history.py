@@ -1,0 +1,66 @@
+"""A load on real processes while nodes die, leave and come, judged by the history checker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from e2e.history import messengers
+from e2e.history.checker import Settings, check
+from e2e.history.events import read_events
+from e2e.history.history import History
+from e2e.history.load import Load, Plan
+from e2e.history.recorder import Recorder
+from e2e.history.report import markdown_table, rows, summary
+from integration.server_processes import ServerProcesses
+from mom_client.options import REQUEST_TIMEOUT_MS_DEFAULT
+from redis_server import RedisServer
+
+PLAN = Plan(sends_per_s=20, lease_s=2, wait_s=0.5, deadline_s=15, drain_s=30)
+FSYNC = Settings(durabilities=frozenset({"fsync"}))
+
+
+async def test_no_promise_is_broken_while_nodes_come_and_go(
+    own_redis_server: RedisServer, tmp_path: Path
+) -> None:
+    own_redis_server.start()
+    path = tmp_path / "history.ndjson"
+    async with ServerProcesses(own_redis_server.url, nodes=3) as cluster:
+        kinds = [
+            messengers.sdk(cluster.node_addresses),
+            messengers.sdk(cluster.node_addresses),
+            messengers.http(cluster.url),
+            messengers.http(cluster.url),
+        ]
+        with Recorder(path) as recorder:
+            async with Load(PLAN, kinds, recorder) as load:
+                await load.every_client_sends()
+                async with load.disruption("a node is killed"):
+                    cluster.nodes[0].kill()
+                    await cluster.nodes[0].ended()
+                async with load.disruption("a node comes"):
+                    await cluster.start_node().serves()
+                async with load.disruption("a node leaves"):
+                    cluster.nodes[1].terminate()
+                    assert await cluster.nodes[1].ended() == 0
+                async with load.disruption("a node goes silent"):
+                    cluster.nodes[2].suspend()
+                async with load.disruption("the silent node wakes"):
+                    cluster.nodes[2].resume()
+        history = History(read_events(path))
+        verdict = check(history, FSYNC)
+        print(summary(history, verdict), markdown_table(rows(history, verdict)), sep="\n")
+        assert not verdict.findings, f"{summary(history, verdict)}\n{cluster.logs()}"
+    assert verdict.acked > 100
+    by_name = {one.disruption: one for one in rows(history, verdict)}
+    assert list(by_name) == [
+        "a node is killed",
+        "a node comes",
+        "a node leaves",
+        "a node goes silent",
+        "the silent node wakes",
+    ]
+    for one in by_name.values():
+        assert sum(one.failed.values()) == 0, one
+    # Calls under way at the silent node do not wait for their timeout.
+    longest_ms = by_name["a node goes silent"].longest_call_s * 1000
+    assert longest_ms < REQUEST_TIMEOUT_MS_DEFAULT / 2

@@ -1,0 +1,582 @@
+"""The history checker finds what is wrong, and nothing in what is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import history_model
+import msgspec
+import pytest
+from history_model import QUEUE, TOPIC
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from e2e.history import events
+from e2e.history.checker import RULES, Finding, Settings, check
+from e2e.history.events import Action, AnyEvent, Outcome, ReadMode
+
+SDK = events.Client("sdk-1", "sdk", True, True)
+OTHER = events.Client("sdk-2", "sdk", True, True)
+HTTP = events.Client("http-1", "http", False, False)
+FSYNC = Settings(durabilities=frozenset({"fsync"}))
+
+
+def sent(
+    call: int,
+    offset: int,
+    *,
+    at: float,
+    target: str = TOPIC,
+    key: str | None = None,
+    client: str = "sdk-1",
+    partition: int = 0,
+    took: float = 0.1,
+    durability: str = "fsync",
+) -> list[AnyEvent]:
+    """A send of message ``m<call>`` that was acknowledged."""
+    return [
+        events.Send(client, call, target, f"m{call}", key, at),
+        events.Sent(client, call, at + took, partition, offset, durability),
+    ]
+
+
+def read(
+    offset: int, message: str, *, at: float, reader: str = "final", mode: ReadMode = ReadMode.LOG
+) -> AnyEvent:
+    return events.Read("sdk-1", reader, mode, TOPIC, 0, offset, message, at)
+
+
+def log_end(next_offset: int, at: float = 90.0) -> AnyEvent:
+    return events.LogEnd("final", TOPIC, 0, next_offset, at)
+
+
+def lease(
+    name: str,
+    begin: float,
+    *,
+    client: str = "sdk-1",
+    message: str = "m1",
+    offset: int = 0,
+    deliveries: int = 1,
+    end: float | None = None,
+) -> AnyEvent:
+    end = begin + 0.1 if end is None else end
+    return events.Lease(client, name, QUEUE, 0, offset, message, deliveries, begin, end, 5.0)
+
+
+def settle(
+    name: str,
+    begin: float,
+    action: Action = Action.ACK,
+    outcome: Outcome = Outcome.OK,
+    client: str = "sdk-1",
+) -> AnyEvent:
+    lease_s = 5.0 if action is Action.EXTEND else 0.0
+    return events.Settle(client, name, action, begin, begin + 0.1, outcome, lease_s)
+
+
+def drained(left: int = 0) -> AnyEvent:
+    return events.Drained(QUEUE, left, 90.0)
+
+
+def found(*history: AnyEvent | list[AnyEvent]) -> list[Finding]:
+    """The findings in a history of the three clients."""
+    flat: list[AnyEvent] = [SDK, OTHER, HTTP]
+    for part in history:
+        flat += part if isinstance(part, list) else [part]
+    return check(flat, FSYNC).findings
+
+
+def rules(*history: AnyEvent | list[AnyEvent]) -> set[str]:
+    return {one.rule for one in found(*history)}
+
+
+IN_QUEUE = sent(1, 0, at=1, target=QUEUE)
+
+BAD: dict[str, tuple[str, list[AnyEvent | list[AnyEvent]]]] = {
+    "an acked message is not in the log": (
+        "lost from a log",
+        [sent(1, 0, at=1), sent(2, 1, at=2), read(0, "m1", at=3), log_end(1)],
+    ),
+    "another message is in its place": (
+        "lost from a log",
+        [
+            events.Send("sdk-1", 3, TOPIC, "m3", None, 1.0),
+            sent(1, 0, at=1),
+            read(0, "m3", at=3),
+            log_end(1),
+        ],
+    ),
+    "a queue's message never came": ("lost from a queue", [IN_QUEUE, drained()]),
+    "a queue's message came and was not acked": (
+        "lost from a queue",
+        [IN_QUEUE, lease("a", 2), settle("a", 3, outcome=Outcome.REFUSED), drained()],
+    ),
+    "a message whose send failed came and was not acked": (
+        "lost from a queue",
+        [
+            events.Send("sdk-1", 1, QUEUE, "m1", None, 1.0),
+            events.SendFailed("sdk-1", 1, 2.0, "timeout", True),
+            lease("a", 3),
+            drained(),
+        ],
+    ),
+    "a queue is not emptied": ("not drained", [IN_QUEUE, drained(1)]),
+    "nobody sent it": ("from nowhere", [read(0, "m1", at=3)]),
+    "it was sent elsewhere": ("from nowhere", [IN_QUEUE, read(0, "m1", at=3)]),
+    "it was read before it was sent": ("from nowhere", [sent(1, 0, at=4), read(0, "m1", at=3)]),
+    "it was refused": (
+        "from nowhere",
+        [
+            events.Send("sdk-1", 1, TOPIC, "m1", None, 1.0),
+            events.SendFailed("sdk-1", 1, 2.0, "too_large", False),
+            read(0, "m1", at=3),
+        ],
+    ),
+    "its bytes were changed": (
+        "from nowhere",
+        [sent(1, 0, at=1), read(0, events.id_of("m1|m1|mX"), at=3)],
+    ),
+    "two sends are acked at one offset": (
+        "two values at one offset",
+        [sent(1, 0, at=1), sent(2, 0, at=2)],
+    ),
+    "a queue delivers another value than was acked there": (
+        "two values at one offset",
+        [IN_QUEUE, sent(2, 1, at=1, target=QUEUE), lease("a", 3, message="m2")],
+    ),
+    "a producer's message is there twice": (
+        "duplicate",
+        [sent(1, 0, at=1), read(0, "m1", at=3), read(1, "m1", at=3)],
+    ),
+    "a failed send of a producer landed twice": (
+        "duplicate",
+        [
+            events.Send("sdk-1", 1, TOPIC, "m1", None, 1.0),
+            events.SendFailed("sdk-1", 1, 2.0, "timeout", True),
+            read(0, "m1", at=3),
+            read(1, "m1", at=3),
+        ],
+    ),
+    "an ack is not durable": ("weaker than asked", [sent(1, 0, at=1, durability="memory")]),
+    "a later call of a key is earlier in the log": (
+        "order of a key",
+        [sent(1, 1, at=1, key="k"), sent(2, 0, at=2, key="k")],
+    ),
+    "calls that overlap are in another order": (
+        "order of a key",
+        [sent(1, 1, at=1, took=5, key="k"), sent(2, 0, at=2, key="k")],
+    ),
+    "replies over HTTP are in another order": (
+        "order of a key",
+        [
+            sent(1, 1, at=1, key="k", client="http-1"),
+            sent(2, 0, at=2, key="k", client="http-1"),
+        ],
+    ),
+    "a key changes its partition": (
+        "order of a key",
+        [sent(1, 0, at=1, key="k"), sent(2, 0, at=2, key="k", client="sdk-2", partition=1)],
+    ),
+    "a reader goes back": (
+        "order of a log reader",
+        [sent(1, 0, at=1), sent(2, 1, at=1), read(1, "m2", at=3), read(0, "m1", at=4)],
+    ),
+    "a reader gets an offset twice": (
+        "order of a log reader",
+        [sent(1, 0, at=1), read(0, "m1", at=3), read(0, "m1", at=4)],
+    ),
+    "a reader skips an offset": (
+        "order of a log reader",
+        [sent(1, 0, at=1), sent(2, 2, at=1), read(0, "m1", at=3), read(2, "m2", at=4)],
+    ),
+    "a subscription skips an offset": (
+        "skipped by a subscription",
+        [
+            *(sent(call, call - 1, at=1) for call in (1, 2, 3)),
+            read(0, "m1", at=3, reader="group", mode=ReadMode.GROUP),
+            read(2, "m3", at=4, reader="group", mode=ReadMode.GROUP),
+            read(1, "m2", at=5, reader="group", mode=ReadMode.GROUP),
+        ],
+    ),
+    "a reader stops before the end": (
+        "unfinished reader",
+        [
+            events.Reader("follow", ReadMode.LOG, TOPIC),
+            sent(1, 0, at=1),
+            sent(2, 1, at=1),
+            read(0, "m1", at=3, reader="follow"),
+            read(0, "m1", at=4),
+            read(1, "m2", at=4),
+            log_end(2),
+        ],
+    ),
+    "a subscription gets nothing": (
+        "unfinished reader",
+        [
+            events.Reader("group", ReadMode.GROUP, TOPIC),
+            sent(1, 0, at=1),
+            read(0, "m1", at=4),
+            log_end(1),
+        ],
+    ),
+    "a subscription misses the beginning": (
+        "unfinished reader",
+        [
+            events.Reader("group", ReadMode.GROUP, TOPIC),
+            sent(1, 0, at=1),
+            sent(2, 1, at=1),
+            read(1, "m2", at=3, reader="group", mode=ReadMode.GROUP),
+            read(0, "m1", at=4),
+            read(1, "m2", at=4),
+            log_end(2),
+        ],
+    ),
+    "two workers have one message": (
+        "second lease",
+        [IN_QUEUE, lease("a", 2), lease("b", 4, client="sdk-2", deliveries=2)],
+    ),
+    "an extended lease is not honoured": (
+        "second lease",
+        [
+            IN_QUEUE,
+            lease("a", 2),
+            settle("a", 6, Action.EXTEND),
+            lease("b", 8, client="sdk-2", deliveries=2),
+        ],
+    ),
+    "a message comes after its ack": (
+        "delivered after its ack",
+        [IN_QUEUE, lease("a", 2), settle("a", 3), lease("b", 4, deliveries=2)],
+    ),
+    "a waiting call gets a message that was acked meanwhile": (
+        "delivered after its ack",
+        [IN_QUEUE, lease("b", 1, end=4, deliveries=2), lease("a", 2), settle("a", 3)],
+    ),
+    "an ack is refused within the lease": (
+        "lease cut short",
+        [IN_QUEUE, lease("a", 2), settle("a", 3, outcome=Outcome.REFUSED)],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_history_is_found(case: str) -> None:
+    rule, history = BAD[case]
+    named = [one for one in found(*history) if one.rule == rule]
+    assert named, found(*history)
+    for one in named:
+        assert one.message or one.client or rule in ("not drained", "unfinished reader")
+        assert " s" in one.sentence
+        assert one.at > 0
+
+
+def test_every_rule_has_a_bad_history() -> None:
+    assert {rule for rule, _ in BAD.values()} == set(RULES)
+
+
+INNOCENT: dict[str, list[AnyEvent | list[AnyEvent]]] = {
+    "a history that broke off": [
+        sent(1, 0, at=1),
+        IN_QUEUE,
+        events.Send("sdk-1", 9, TOPIC, "m9", None, 2.0),
+        read(0, "m1", at=3),
+        read(1, "m9", at=3),
+    ],
+    "a message is read before its reply is there": [sent(1, 0, at=1, took=9), read(0, "m1", at=3)],
+    "calls over HTTP that overlap land in any order": [
+        sent(1, 1, at=1, took=5, key="k", client="http-1"),
+        sent(2, 0, at=2, took=1, key="k", client="http-1"),
+    ],
+    "producers of one key have no common order": [
+        sent(1, 1, at=1, key="k"),
+        sent(2, 0, at=2, key="k", client="sdk-2"),
+    ],
+    "a lease that ran out": [
+        IN_QUEUE,
+        lease("a", 2),
+        lease("b", 7.01, client="sdk-2", deliveries=2),
+        settle("b", 8),
+    ],
+    "the reply came after the lease's end": [
+        IN_QUEUE,
+        lease("a", 2, end=9),
+        lease("b", 7, client="sdk-2", deliveries=2),
+    ],
+    "a lease that was given back": [
+        IN_QUEUE,
+        lease("a", 2),
+        settle("a", 3, Action.NACK),
+        lease("b", 3, client="sdk-2", deliveries=2),
+    ],
+    "a lease that was given back while it was extended": [
+        IN_QUEUE,
+        lease("a", 2),
+        settle("a", 3, Action.NACK, Outcome.UNKNOWN),
+        settle("a", 3.05, Action.EXTEND),
+        lease("b", 4, client="sdk-2", deliveries=2),
+    ],
+    "an ack without a reply, then another delivery": [
+        IN_QUEUE,
+        lease("a", 2),
+        settle("a", 3, outcome=Outcome.UNKNOWN),
+        lease("b", 7.5, deliveries=2),
+        settle("b", 8),
+        drained(),
+    ],
+    "an ack that was tried until another worker had acked": [
+        IN_QUEUE,
+        lease("a", 2),
+        events.Settle("sdk-1", "a", Action.ACK, 3.0, 12.0, Outcome.OK),
+        lease("b", 8, client="sdk-2", deliveries=2),
+        settle("b", 9, client="sdk-2"),
+        drained(),
+    ],
+    "a late ack is refused": [
+        IN_QUEUE,
+        lease("a", 2),
+        settle("a", 7.2, outcome=Outcome.REFUSED),
+        lease("b", 8, deliveries=2),
+        settle("b", 9),
+        drained(),
+    ],
+    "members get again what was not committed": [
+        sent(1, 0, at=1),
+        sent(2, 1, at=1),
+        *(
+            read(offset, f"m{offset + 1}", at=3 + place, reader="group", mode=ReadMode.GROUP)
+            for place, offset in enumerate((0, 1, 0, 1))
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", INNOCENT)
+def test_what_may_be_innocent_is_no_finding(case: str) -> None:
+    assert found(*INNOCENT[case]) == []
+
+
+def test_duplicates_of_plain_http_are_counted() -> None:
+    resent = [
+        events.Send("http-1", 1, TOPIC, "m1", None, 1.0),
+        events.SendFailed("http-1", 1, 2.0, "timeout", True),
+        events.Send("http-1", 2, TOPIC, "m1", None, 3.0),
+        events.Sent("http-1", 2, 4.0, 0, 1, "fsync"),
+    ]
+    verdict = check([HTTP, *resent, read(0, "m1", at=5), read(1, "m1", at=5), log_end(2)])
+    assert verdict.findings == []
+    assert verdict.duplicates == {"http": 1}
+    assert (verdict.acked, verdict.failed_sends, verdict.landed_though_failed) == (1, 1, 0)
+
+
+def test_a_declared_gap_is_no_skip_unless_something_is_known_in_it() -> None:
+    gap = 1 << 24
+    skip: list[AnyEvent] = [
+        SDK, *sent(1, 0, at=1), *sent(2, gap, at=2), read(0, "m1", at=3), read(gap, "m2", at=3),
+    ]  # fmt: skip
+    allowing = Settings(gap_offsets_min=1 << 20)
+    assert check(skip, allowing).findings == []
+    assert check(skip).of("order of a log reader")
+    assert check([*skip, *sent(3, 7, at=1.5)], allowing).of("order of a log reader")
+
+
+# Random histories.
+
+SEEDS = st.integers(0, 2**32 - 1)
+STEPS = st.integers(0, 120)
+PROFILE = settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+@PROFILE
+@given(SEEDS, STEPS)
+def test_good_histories_have_no_finding(seed: int, steps: int) -> None:
+    verdict = check(history_model.run(Random(seed), steps), FSYNC)
+    assert verdict.findings == []
+
+
+@PROFILE
+@given(SEEDS, STEPS, st.data())
+def test_a_history_that_breaks_off_anywhere_has_no_finding(
+    seed: int, steps: int, data: st.DataObject
+) -> None:
+    history = history_model.run(Random(seed), steps)
+    end = data.draw(st.integers(0, len(history)))
+    assert check(history[:end], FSYNC).findings == []
+
+
+Spoil = Callable[[list[AnyEvent], Random], None]
+
+
+def _choose(history: list[AnyEvent], random: Random, kind: type[AnyEvent]) -> int:
+    places = [place for place, one in enumerate(history) if isinstance(one, kind)]
+    assume(places)
+    return random.choice(places)
+
+
+def _acked_of(history: list[AnyEvent], random: Random, target: str) -> events.Sent:
+    targets = {(o.client, o.call): o.target for o in history if isinstance(o, events.Send)}
+    sent_ones = [
+        one
+        for one in history
+        if isinstance(one, events.Sent) and targets[one.client, one.call] == target
+    ]
+    assume(sent_ones)
+    return random.choice(sent_ones)
+
+
+def lose_from_log(history: list[AnyEvent], random: Random) -> None:
+    """The log misses its tail from an acked message on."""
+    one = _acked_of(history, random, TOPIC)
+    history[:] = [
+        o
+        for o in history
+        if not (
+            isinstance(o, events.Read)
+            and o.reader == "final"
+            and (o.partition, o.offset >= one.offset) == (one.partition, True)
+        )
+    ]
+
+
+def lose_from_queue(history: list[AnyEvent], random: Random) -> None:
+    """No worker ever got an acked message."""
+    one = _acked_of(history, random, QUEUE)
+    gone = {
+        o.lease
+        for o in history
+        if isinstance(o, events.Lease) and (o.partition, o.offset) == (one.partition, one.offset)
+    }
+    history[:] = [
+        o for o in history if not (isinstance(o, events.Lease | events.Settle) and o.lease in gone)
+    ]
+
+
+def invent(history: list[AnyEvent], random: Random) -> None:
+    """A reader gets a value that nobody sent."""
+    place = _choose(history, random, events.Read)
+    history[place] = msgspec.structs.replace(history[place], id="invented")
+
+
+def swap_offsets(history: list[AnyEvent], random: Random) -> None:
+    """Two acks of one partition name each other's offset."""
+    first = _choose(history, random, events.Sent)
+    one = history[first]
+    targets = {(o.client, o.call): o.target for o in history if isinstance(o, events.Send)}
+    others = [
+        place
+        for place, o in enumerate(history)
+        if isinstance(o, events.Sent)
+        and place != first
+        and o.partition == one.partition
+        and targets[o.client, o.call] == targets[one.client, one.call]
+    ]
+    assume(others)
+    second = random.choice(others)
+    other = history[second]
+    history[first] = msgspec.structs.replace(one, offset=other.offset)
+    history[second] = msgspec.structs.replace(other, offset=one.offset)
+
+
+def skip_in_log(history: list[AnyEvent], random: Random) -> None:
+    """A follower leaves out an offset that is not its last."""
+    last: dict[int, int] = {}
+    for one in history:
+        if isinstance(one, events.Read) and one.reader == "follow":
+            last[one.partition] = one.offset
+    places = [
+        place
+        for place, one in enumerate(history)
+        if isinstance(one, events.Read)
+        and one.reader == "follow"
+        and 0 < one.offset < last[one.partition]
+    ]
+    assume(places)
+    del history[random.choice(places)]
+
+
+def stop_reading(history: list[AnyEvent], random: Random) -> None:
+    """The subscription never gets the end of a partition."""
+    reads = [o for o in history if isinstance(o, events.Read) and o.reader == "group"]
+    assume(reads)
+    one = random.choice(reads)
+    history[:] = [
+        o
+        for o in history
+        if not (o in reads and (o.partition, o.offset >= one.offset) == (one.partition, True))
+    ]
+
+
+def lease_again(history: list[AnyEvent], random: Random) -> None:
+    """Another worker gets a message in the middle of a lease that is long enough."""
+    place = _choose(history, random, events.Lease)
+    one = history[place]
+    settled = [o.begin for o in history if isinstance(o, events.Settle) and o.lease == one.lease]
+    until = min([one.begin + one.lease_s, *settled])
+    assume(until - one.end > 0.1)
+    begin = one.end + 0.01
+    history.append(
+        msgspec.structs.replace(
+            one, client="other", lease="again", begin=begin, end=begin + 0.01, deliveries=99
+        )
+    )
+
+
+def deliver_after_ack(history: list[AnyEvent], random: Random) -> None:
+    """A message comes once more after its ack."""
+    acks = [
+        o
+        for o in history
+        if isinstance(o, events.Settle) and o.action is Action.ACK and o.outcome is Outcome.OK
+    ]
+    assume(acks)
+    ack = random.choice(acks)
+    one = next(o for o in history if isinstance(o, events.Lease) and o.lease == ack.lease)
+    late = ack.end + 100
+    history.append(msgspec.structs.replace(one, lease="again", begin=late, end=late + 0.1))
+
+
+def send_twice(history: list[AnyEvent], random: Random) -> None:
+    """An idempotent producer's message lies at the end of the log once more."""
+    one = _acked_of(history, random, TOPIC)
+    assume(history_model.CLIENTS[one.client].idempotent)
+    (send,) = [
+        o
+        for o in history
+        if isinstance(o, events.Send) and (o.client, o.call) == (one.client, one.call)
+    ]
+    history.append(
+        events.Read("sdk-1", "late", ReadMode.LOG, TOPIC, one.partition, 10_000, send.id, 10_000.0)
+    )
+
+
+SPOILS: list[tuple[Spoil, set[str]]] = [
+    (lose_from_log, {"lost from a log"}),
+    (lose_from_queue, {"lost from a queue"}),
+    (invent, {"from nowhere", "two values at one offset"}),
+    (swap_offsets, {"two values at one offset"}),
+    (skip_in_log, {"order of a log reader"}),
+    (stop_reading, {"unfinished reader"}),
+    (lease_again, {"second lease"}),
+    (deliver_after_ack, {"delivered after its ack"}),
+    (send_twice, {"duplicate"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"), SPOILS, ids=lambda one: getattr(one, "__name__", "")
+)
+@PROFILE
+@given(seed=SEEDS, steps=st.integers(20, 120))
+def test_a_spoiled_history_is_found(
+    spoil: Spoil, expected: set[str], seed: int, steps: int
+) -> None:
+    random = Random(seed)
+    history = history_model.run(random, steps)
+    history.append(events.Client("other", "sdk", True, True))
+    spoil(history, random)
+    assert {one.rule for one in check(history, FSYNC).findings} & expected
