@@ -18,6 +18,7 @@ from mom_core.names import PartitionId
 from mom_core.ports import (
     Appended,
     AppendOutcome,
+    BatchHead,
     Clock,
     Commit,
     CommitResult,
@@ -192,6 +193,29 @@ class MemoryStore:
                 break
             last += 1
         return tuple(held.batches[first:last])
+
+    async def read_heads(
+        self,
+        partition: PartitionId,
+        offset: int,
+        batches_max: int,
+        *,
+        bytes_each: int,
+        bytes_per_record: int = 0,
+    ) -> tuple[BatchHead, ...]:
+        held = self._partitions.get(partition)
+        if held is None:
+            return ()
+        first = bisect_right(held.batches, offset, key=lambda batch: batch.end_offset)
+        return tuple(
+            BatchHead(
+                one.base_offset,
+                one.count,
+                one.append_time_ms,
+                one.data[: bytes_each + bytes_per_record * one.count],
+            )
+            for one in held.batches[first : first + batches_max]
+        )
 
     async def offset_at(self, partition: PartitionId, timestamp_ms: int) -> int:
         held = self._partitions.get(partition)

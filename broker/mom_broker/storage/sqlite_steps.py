@@ -18,6 +18,7 @@ from mom_core.names import PartitionId
 from mom_core.ports import (
     Appended,
     AppendOutcome,
+    BatchHead,
     Commit,
     CommitResult,
     Durability,
@@ -367,6 +368,29 @@ def read(
         batches.append(StoredBatch((row_id & _OFFSET_MASK) - count, count, append_time_ms, data))
     cursor.close()
     return tuple(batches)
+
+
+def read_heads(
+    connection: sqlite3.Connection,
+    partition: PartitionId,
+    offset: int,
+    batches_max: int,
+    bytes_each: int,
+    bytes_per_record: int,
+) -> tuple[BatchHead, ...]:
+    number = number_of(connection, partition)
+    if number is None or offset >= _OFFSET_LIMIT:
+        return ()
+    first, last = _range(number)
+    rows = connection.execute(
+        "SELECT id, record_count, append_time_ms, substr(data, 1, ? + ? * record_count)"
+        " FROM batches WHERE id > ? AND id <= ? ORDER BY id LIMIT ?",
+        (bytes_each, bytes_per_record, first | max(0, offset), last, batches_max),
+    )
+    return tuple(
+        BatchHead((row_id & _OFFSET_MASK) - count, count, append_time_ms, head)
+        for row_id, count, append_time_ms, head in rows
+    )
 
 
 def offset_at(connection: sqlite3.Connection, partition: PartitionId, timestamp_ms: int) -> int:

@@ -92,11 +92,7 @@ class PriorityOrder:
         heap = self._levels[level]
         while heap:
             entry = self._waiting.get(heap[0])
-            if (
-                entry is not None
-                and entry.priority == level
-                and entry.available_at_ms <= now_ms
-            ):
+            if entry is not None and entry.priority == level and entry.available_at_ms <= now_ms:
                 return entry
             heapq.heappop(heap)
         self._used &= ~(1 << level)
@@ -118,7 +114,7 @@ class PriorityOrder:
 class _Group:
     """The messages of one key: where their ranges begin, and how many are leased."""
 
-    __slots__ = ("held", "heap")
+    __slots__ = ("heap", "held")
 
     def __init__(self) -> None:
         self.heap: list[int] = []
@@ -218,11 +214,7 @@ class FairOrder:
             heap = self._groups[group]
             while heap:
                 entry = self._waiting.get(heap[0])
-                if (
-                    entry is not None
-                    and entry.group == group
-                    and entry.available_at_ms <= now_ms
-                ):
+                if entry is not None and entry.group == group and entry.available_at_ms <= now_ms:
                     return entry, 1
                 heapq.heappop(heap)
             del self._groups[group]

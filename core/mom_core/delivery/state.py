@@ -593,7 +593,11 @@ class Delivery:
         for one in self._dead:
             entry = one.entry
             cuts = sorted(
-                {entry.first, entry.end, *(at for at in (first, end) if entry.first < at < entry.end)}
+                {
+                    entry.first,
+                    entry.end,
+                    *(at for at in (first, end) if entry.first < at < entry.end),
+                }
             )
             pieces += [
                 _Dead(entry.part(low, high), one.number + low - entry.first, one.reason, one.at_ms)
@@ -654,9 +658,7 @@ class Delivery:
             first = entry.end
         if first < end:
             overlapping = [
-                entry
-                for entry in self._waiting.values()
-                if entry.first < end and first < entry.end
+                entry for entry in self._waiting.values() if entry.first < end and first < entry.end
             ]
             for entry in sorted(overlapping, key=lambda one: one.first):
                 low, high = max(first, entry.first), min(end, entry.end)

@@ -502,8 +502,6 @@ def test_a_message_that_crashes_its_workers_takes_none_along() -> None:
                     break
                 if len(leased.ranges) == 1 and one.end - one.first == 1:
                     acked.append(offset)
-                    state.settle(
-                        SettleAction.ACK, lease_id, offset, offset + 1, now_ms=now_ms
-                    )
+                    state.settle(SettleAction.ACK, lease_id, offset, offset + 1, now_ms=now_ms)
     assert sorted(acked) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert [(one.offset, one.deliveries) for one in state.dead()] == [(4, 3)]
