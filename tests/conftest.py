@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from redis_server import RedisServer
+from redis_server import RedisServer, valkey_program
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +19,26 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The same with Valkey."""
+    server = RedisServer(tmp_path_factory.mktemp("valkey"), valkey_program())
+    server.start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
 def own_redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A redis-server of the test's own, which it may stop, kill and configure."""
     server = RedisServer(tmp_path / "redis")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_valkey_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """The same with Valkey."""
+    server = RedisServer(tmp_path / "valkey", valkey_program())
     yield server
     server.stop()

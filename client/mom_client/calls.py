@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from mom_client.backoff import Backoff
+from mom_client.causes import telling
 from mom_client.connections import Connections
 from mom_client.options import EngineOptions
 from mom_client.routing import Routing, TopicRoute
@@ -84,11 +85,12 @@ class Caller:
     ) -> ResultT:
         """Call the owner of a partition.
 
-        ``parse`` reads the reply and raises what its item reports. Raises the last error when the
-        time is over.
+        ``parse`` reads the reply and raises what its item reports. Raises the most telling error
+        when the time is over.
         """
         deadline_ms = self.deadline_ms(wait_ms)
         backoff = self.backoff()
+        cause: MomError | None = None
         while True:
             route = await self.routing.topic(topic)
             route.check_partition(partition)
@@ -105,8 +107,11 @@ class Caller:
                     await self.call_address(address, f"/mom.v1.Broker/{method}", sent, deadline_ms)
                 )
             except MomError as error:
-                if not error.retriable or self.clock.monotonic_ms() >= deadline_ms:
+                if not error.retriable:
                     raise
+                cause = telling(cause, error)
+                if self.clock.monotonic_ms() >= deadline_ms:
+                    raise cause from None
                 await self.wait(error, revision, backoff)
 
     async def at_any(self, method: str, request: bytes) -> bytes:
@@ -138,6 +143,7 @@ class Caller:
         """
         deadline_ms = self.deadline_ms()
         backoff = self.backoff()
+        cause: MomError | None = None
         repeated = False
         await self.routing.ready()
         while True:
@@ -150,8 +156,10 @@ class Caller:
                 if repeated and on_repeat is not None and on_repeat(error):
                     return b""
                 sent = bool(snapshot.master_address) and error.code is not ErrorCode.NOT_LEADER
-                hopeless = not error.retriable or (sent and not repeatable)
-                if hopeless or self.clock.monotonic_ms() >= deadline_ms:
+                if not error.retriable or (sent and not repeatable):
                     raise
+                cause = telling(cause, error)
+                if self.clock.monotonic_ms() >= deadline_ms:
+                    raise cause from None
                 repeated = repeated or sent
                 await self.wait(error, snapshot.revision, backoff)

@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, Protocol
 
+from mom_client.causes import CAUSES, telling
 from mom_client.results import PublishedBatch
 from mom_core import limits
 from mom_core.batch import COMPRESSION_NONE, COMPRESSION_ZLIB, BatchBuilder
-from mom_core.errors import ErrorCode, MomError, ProducerError, TimedOutError
+from mom_core.errors import ErrorCode, MomError, ProducerError, error_of
 
 # Answers that say for certain that a batch did not land by this try.
 _DID_NOT_LAND: Final = frozenset(
@@ -226,7 +227,7 @@ class Lane:
         self._recovering = True
         final = self._judge(batch, error, now_ms)
         if final is None:
-            batch.last_error = error
+            batch.last_error = telling(batch.last_error, error)
             self.queue = deque(sorted((batch, *self.queue), key=lambda one: one.number))
         elif batch.sequence >= 0:
             self._numbers_anew = True  # Its number stays empty, so those behind it can't land.
@@ -250,7 +251,9 @@ class Lane:
             return error
         elif error.code not in _DID_NOT_LAND:
             batch.may_have_landed = True
-        return None if now_ms < batch.deadline_ms else expired(self, batch, error)
+        if now_ms < batch.deadline_ms:
+            return None
+        return expired(self, batch, telling(batch.last_error, error))
 
     def _is_first(self, batch: OutgoingBatch) -> bool:
         others = (*self.in_flight, *self.queue)
@@ -278,16 +281,19 @@ class Lane:
 
 
 def expired(lane: Lane, batch: OutgoingBatch, error: MomError | None) -> MomError:
-    """The error of a batch whose delivery timeout passed."""
+    """The error of a batch whose time is over, with the code of what kept it if that is known."""
     doubt = (
         "They may have landed all the same"
         if batch.may_have_landed
         else "They did not land; publish them again"
     )
     reason = error.message if error is not None else "the partition has no owner that answers"
-    return TimedOutError(
+    code = error.code if error is not None and error.code in CAUSES else ErrorCode.TIMEOUT
+    return error_of(
+        code.value,
         f"{batch.builder.count} messages for {lane.topic_name!r} partition {lane.index} were not "
         f"acknowledged within the delivery timeout, after {batch.attempts} tries: {reason}. "
         f"{doubt}",
+        retry_after_ms=error.retry_after_ms if error is not None else None,
         details={"may_have_landed": "true" if batch.may_have_landed else "false"},
     )

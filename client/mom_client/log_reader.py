@@ -10,7 +10,7 @@ from mom_client.options import FETCH_BYTES_TARGET, PREFETCH_BYTES_MAX
 from mom_client.received import ReceivedMessage, messages_of_fetch
 from mom_client.results import Fetched
 from mom_core import limits
-from mom_core.errors import MomError, UnavailableError
+from mom_core.errors import MomError
 from mom_core.topics import Start, StartKind
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ class LogReader:
                 fetched = await self._engine.fetch(
                     self._topic, partition, start, max_bytes=bytes_max, wait_ms=wait_ms
                 )
-            except UnavailableError:
-                if not self._follow:
+            except MomError as error:
+                if not self._follow or not error.retriable:
                     raise
                 continue  # A reader that follows outlives any outage; each try is bounded.
             if not self._follow and end is None:

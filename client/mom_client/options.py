@@ -42,6 +42,10 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Publishing to, and receiving from, a name that does not exist creates it. For development."""
     linger_ms: int = LINGER_MS_DEFAULT
     delivery_timeout_ms: int = DELIVERY_TIMEOUT_MS_DEFAULT
+    """How long a message is tried."""
+    refusal_timeout_ms: int = DELIVERY_TIMEOUT_MS_DEFAULT
+    """How long of it, while the answer is that a limit is reached or a setting of the store is
+    wrong. Less than the delivery timeout for those who pass the answer on to their own callers."""
     request_timeout_ms: int = REQUEST_TIMEOUT_MS_DEFAULT
     connect_timeout_ms: int = CONNECT_TIMEOUT_MS_DEFAULT
     in_flight_bytes_max: int = IN_FLIGHT_BYTES_MAX_DEFAULT

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from mom_client.backoff import Backoff
+from mom_client.causes import REFUSALS
 from mom_client.connections import Connections
 from mom_client.lane import Lane, OutgoingBatch, Sink, expired
 from mom_client.options import (
@@ -498,6 +499,9 @@ class Producer:
                 return False
             outcome = error_from_proto(outcome.error)
         now_ms = self._clock.monotonic_ms()
+        if outcome.code in REFUSALS:
+            refused_ms = batch.opened_ms + self._options.refusal_timeout_ms
+            batch.deadline_ms = min(batch.deadline_ms, refused_ms)
         final = lane.failed(batch, outcome, now_ms)
         if final is not None:
             self._finish(batch, final)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mom_client.calls import Caller
+from mom_client.causes import telling
 from mom_client.routing import TopicRoute
 from mom_client.wire import error_from_proto, error_to_proto
 from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, UnavailableError
@@ -71,6 +72,7 @@ class Queues:
         until_ms = clock.monotonic_ms() + wait_ms
         give_up_ms = self._caller.deadline_ms(wait_ms)
         backoff = self._caller.backoff()
+        cause: MomError | None = None
         first = ""
         while True:
             route = await self._caller.routing.topic(topic)
@@ -89,8 +91,9 @@ class Queues:
                 return batches
             if not answered:
                 error = error or _no_owner(topic)
+                cause = telling(cause, error)
                 if clock.monotonic_ms() >= give_up_ms:
-                    raise error
+                    raise cause
                 await self._caller.wait(error, revision, backoff)
                 continue
             first = await self._await_any(answered, route, request.subscription, left_ms)
@@ -205,6 +208,7 @@ class Queues:
         deadline_ms = self._caller.deadline_ms()
         backoff = self._caller.backoff()
         left = list(range(len(ranges)))
+        cause: MomError | None = None
         repeated = False
         while left:
             route = await self._caller.routing.topic(topic)
@@ -215,9 +219,10 @@ class Queues:
             left = [place for place in left if results[place] is None]
             if not left or error is None:
                 break
+            cause = telling(cause, error)
             if self._caller.clock.monotonic_ms() >= deadline_ms:
                 for place in left:
-                    results[place] = _all_failed(ranges[place], error)
+                    results[place] = _all_failed(ranges[place], cause)
                 break
             repeated = True
             await self._caller.wait(error, revision, backoff)

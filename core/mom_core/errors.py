@@ -107,7 +107,7 @@ ERROR_CODES: Final[dict[ErrorCode, CodeTraits]] = {
     ErrorCode.STORE_FULL: CodeTraits(503, "RESOURCE_EXHAUSTED", True, "The store is full"),
     ErrorCode.STORE_UNAVAILABLE: CodeTraits(503, "UNAVAILABLE", True, "The store does not answer"),
     ErrorCode.STORE_MISCONFIGURED: CodeTraits(
-        503, "FAILED_PRECONDITION", False, "The store's settings are unsafe"
+        503, "FAILED_PRECONDITION", True, "The store's settings are unsafe"
     ),
     ErrorCode.UNAVAILABLE: CodeTraits(503, "UNAVAILABLE", True, "No server answers"),
     ErrorCode.TIMEOUT: CodeTraits(504, "DEADLINE_EXCEEDED", True, "The time limit passed"),

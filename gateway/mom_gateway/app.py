@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from mom_client.engine import Engine
+from mom_client.options import EngineOptions
 from mom_core.ports import Clock
 from mom_gateway.calls import Route
 from mom_gateway.dispatch import Dispatcher
@@ -43,6 +44,8 @@ CONTROL_ROUTES: Final[tuple[Described, ...]] = (
 # Longer than proxies keep idle connections (nginx 60 s, Traefik 90 s): whoever closes first must
 # not be the server, or a request that is just on its way fails.
 _KEEP_ALIVE_S: Final = 120
+# How long a message is tried while a limit is reached, before its sender gets Retry-After.
+REFUSAL_TIMEOUT_MS: Final = 1_000
 
 
 def entries() -> list[Entry]:
@@ -76,7 +79,13 @@ class Gateway:
         settings.check()
         self._settings = settings
         self._clock = clock or SystemClock()
-        self._engine = Engine(settings.nodes, token=settings.cluster_token)
+        options = EngineOptions(
+            delivery_timeout_ms=settings.try_ms,
+            request_timeout_ms=settings.try_ms,
+            # Long enough for a passing crowd; then the sender is told to come again later.
+            refusal_timeout_ms=min(REFUSAL_TIMEOUT_MS, settings.try_ms),
+        )
+        self._engine = Engine(settings.nodes, token=settings.cluster_token, options=options)
         self._service = Service(settings, self._engine, self._clock)
         self._server: WebServer | None = None
         self._serving: asyncio.Task[None] | None = None

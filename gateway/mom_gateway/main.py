@@ -55,6 +55,13 @@ _log = logging.getLogger(__name__)
     default=1_000,
     help="After SIGTERM, serve so long on with Connection: close.",
 )
+@flag(
+    "--try-ms",
+    type=click.IntRange(100, 600_000),
+    default=10_000,
+    help="How long a request is tried while nodes or the store are in trouble, before it is "
+    "answered 503.",
+)
 @options(*log_flags())
 @version_flag("mom-gateway")
 def main(
@@ -68,6 +75,7 @@ def main(
     auto_create: bool,
     body_bytes_max: int,
     drain_ms: int,
+    try_ms: int,
     log_format: str,
     log_level: str,
 ) -> None:
@@ -98,6 +106,7 @@ def main(
             auto_create=auto_create,
             body_bytes_max=body_bytes_max,
             drain_ms=drain_ms,
+            try_ms=try_ms,
         )
         if access.open_to_all:
             _log.warning(open_notice(address))

@@ -292,7 +292,7 @@ class LineSplitter:
 
 
 # Reasons that the lines to come would share; any retriable one is another.
-_COMMON_CODES: Final = (ErrorCode.NOT_FOUND, ErrorCode.INTERNAL, ErrorCode.STORE_MISCONFIGURED)
+_COMMON_CODES: Final = (ErrorCode.NOT_FOUND, ErrorCode.INTERNAL)
 
 
 class StreamPublisher:

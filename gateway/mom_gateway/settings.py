@@ -28,6 +28,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Make an unknown topic or queue on its first use. For development."""
     body_bytes_max: int = limits.GATEWAY_BODY_BYTES_MAX_DEFAULT
     """The largest body that is held whole. Streamed bodies have no limit."""
+    try_ms: int = 10_000
+    """How long a request is tried, beyond the wait that it asks for, while nodes or the store are
+    in trouble. Longer than a takeover and the nodes' own tries; under what clients wait."""
     requests_max: int = limits.GATEWAY_REQUESTS_MAX
     drain_ms: int = 1_000
     """After a stop is asked for, how long new requests are still served, with Connection: close."""

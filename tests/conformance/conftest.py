@@ -60,31 +60,34 @@ class SqliteEngine:
 
 
 class RedisEngine:
+    """Over the session's Redis or Valkey."""
+
     durable = True
     full_after_bytes = 16 * MIB
 
-    def __init__(self, request: pytest.FixtureRequest) -> None:
+    def __init__(self, request: pytest.FixtureRequest, program: str) -> None:
         self._request = request
+        self._program = program
         self._namespace = f"test{next(_numbers)}"
 
     def make(self) -> Store:
-        server: RedisServer = self._request.getfixturevalue("redis_server")
+        server: RedisServer = self._request.getfixturevalue(f"{self._program}_server")
         return RedisStore(server.url, SystemClock(), namespace=self._namespace)
 
     def make_limited(self) -> Store:
-        server: RedisServer = self._request.getfixturevalue("own_redis_server")
+        server: RedisServer = self._request.getfixturevalue(f"own_{self._program}_server")
         server.start(["--maxmemory", str(self.full_after_bytes)])
         return RedisStore(server.url, SystemClock(), namespace=self._namespace)
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "valkey"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
     """Each engine in turn."""
     if request.param == "memory":
         return MemoryEngine()
     if request.param == "sqlite":
         return SqliteEngine(tmp_path / "data")
-    return RedisEngine(request)
+    return RedisEngine(request, request.param)
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from mom_broker.storage import redis_lanes
 from mom_broker.storage.redis import RedisStore
 from mom_core.errors import ErrorCode, StoreError
 from mom_core.names import PartitionId
-from mom_core.ports import Commit, KeyEvent, KeySnapshot, KeyWrite, NewBatch
+from mom_core.ports import Commit, KeyEvent, KeySnapshot, KeyWrite, NewBatch, TrimRule
 from mom_process.system import SystemClock
+from polling import until
 from redis_server import RedisServer, free_port
 
 PARTITION = PartitionId("e" * 32, 0)
@@ -150,3 +151,30 @@ async def test_a_drop_that_was_cut_off_is_finished_at_the_next_open(
     assert tag + ":meta" in own_redis_server.command("KEYS", "*")
     assert tag + ":b:" not in own_redis_server.command("KEYS", "*")
     assert tag + ":index" not in own_redis_server.command("KEYS", "*")
+
+
+async def test_far_above_the_limit_all_goes_on_but_messages(
+    store: RedisStore, own_redis_server: RedisServer
+) -> None:
+    """As after a limit that was lowered; the high-water mark does not come into play first."""
+    large = PartitionId("a" * 32, 0)
+    await store.claim(large, 1)
+    await store.commit(Commit(large, 1, 1, [NewBatch(bytes(8 << 20), 1, 1)]))
+    own_redis_server.command("CONFIG", "SET", "maxmemory", "4mb")
+    with pytest.raises(StoreError) as refused:
+        await store.commit(commit(2))
+    assert refused.value.code is ErrorCode.STORE_FULL
+    await store.commit(Commit(PARTITION, 1, 2, journal=b"settled"))
+    await store.commit(Commit(PARTITION, 1, 3, snapshot=b"S"))
+    assert (await store.claim(PARTITION, 2)).commit_number == 3
+    await store.write([KeyWrite("a", b"1")])
+    assert (await store.acquire_lease("leader", "me", 1_000)).holder == "me"
+    await store.trim(PARTITION, 2, TrimRule(before_offset=1))
+    assert len(await store.read(large, 0, 100)) == 1
+    await store.drop(large)
+
+    async def freed() -> bool:
+        return (await store.usage()).used_bytes < 3 << 20
+
+    await until(freed, "the server has freed the memory, which it does in the background")
+    assert (await store.commit(commit(4)._replace(epoch=2))).next_offset == 2

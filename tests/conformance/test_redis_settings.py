@@ -193,3 +193,41 @@ async def test_a_restart_of_a_weaker_server_skips_a_gap(own_redis_server: RedisS
     found = await store.read(PARTITION, 1, 100)
     assert [one.data for one in found] == [b"y"]
     await store.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong", "right"),
+    [
+        ("maxmemory-policy", "allkeys-lru", "noeviction"),
+        ("appendfsync", "everysec", "always"),
+        ("no-appendfsync-on-rewrite", "yes", "no"),
+    ],
+)
+async def test_a_setting_that_is_changed_under_a_connection(
+    own_redis_server: RedisServer, setting: str, wrong: str, right: str
+) -> None:
+    own_redis_server.start()
+    store = await opened(own_redis_server)
+    assert await durability_of_a_commit(store) is Durability.FSYNC
+    own_redis_server.command("CONFIG", "SET", setting, wrong)
+    await store.usage()  # looks, as is done every second
+    with pytest.raises(StoreError, match=f"{setting} is {wrong}") as refused:
+        await store.commit(Commit(PARTITION, 1, 2, [NewBatch(b"x", 1, 1)]))
+    assert refused.value.code is ErrorCode.STORE_MISCONFIGURED
+    own_redis_server.command("CONFIG", "SET", setting, right)
+    result = await store.commit(Commit(PARTITION, 1, 2, [NewBatch(b"x", 1, 1)]))
+    assert (result.next_offset, result.durability) == (2, Durability.FSYNC)
+    await store.close()
+
+
+async def test_a_level_that_changes_under_a_connection_is_named(
+    own_redis_server: RedisServer,
+) -> None:
+    own_redis_server.start()
+    store = await opened(own_redis_server, accept_durability=Durability.OS)
+    assert await durability_of_a_commit(store) is Durability.FSYNC
+    own_redis_server.command("CONFIG", "SET", "appendfsync", "everysec")
+    await store.usage()
+    result = await store.commit(Commit(PARTITION, 1, 2, [NewBatch(b"x", 1, 1)]))
+    assert result.durability is Durability.OS
+    await store.close()

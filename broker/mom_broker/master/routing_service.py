@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -53,9 +54,9 @@ class RoutingService(broker_pb2_grpc.BrokerServicer):
         self, request: broker_pb2.WatchRoutingRequest, context: Context
     ) -> AsyncIterator[broker_pb2.RoutingUpdate]:
         """See the proto."""
-        identity = self._authenticator.identity_of(context)
+        who = partial(self._authenticator.identity_of, context)
         async with aclosing(
-            self._watch.updates(identity, request)  # type: ignore[type-var]
+            self._watch.updates(who, request)  # type: ignore[type-var]
         ) as updates:
             async for update in updates:
                 yield update

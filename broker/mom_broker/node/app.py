@@ -91,6 +91,11 @@ class Node:
             "Partitions assigned and not served yet.",
             lambda: self.ownership.opening_count,
         )
+        metrics.gauge(
+            "tails_lost",
+            "Openings of a partition whose newest messages the store may have lost.",
+            lambda: self.ownership.tails_lost,
+        )
         metrics.gauge("waiting_calls", "Long polls waiting.", lambda: self._room.count)
         metrics.gauge(
             "pending_bytes", "Bytes waiting for the store.", lambda: self.ownership.budget.bytes

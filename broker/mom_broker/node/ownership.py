@@ -70,6 +70,8 @@ class Ownership:
     ) -> None:
         self.owned: dict[PartitionId, OwnedPartition] = {}
         self.budget = PendingBudget()
+        self.tails_lost = 0
+        """How often a partition was opened whose newest messages the store may have lost."""
         self._node_id = node_id
         self._view = view
         self._store = store
@@ -228,6 +230,7 @@ class Ownership:
     async def _try_open(self, partition: PartitionId, epoch: int) -> None:
         state = await self._store.claim(partition, epoch)
         if state.tail_lost:
+            self.tails_lost += 1
             _log.error(
                 "data loss: the store lost the end of partition %s; offsets go on at %d",
                 partition,

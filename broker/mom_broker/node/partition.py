@@ -223,6 +223,8 @@ class Partition:
 
     async def _commit_next(self) -> None:
         appends = self._take_appends()
+        # Counted now: those that a full store refuses are taken out of the list.
+        size = sum(len(one.data) for one in appends)
         journal = b"".join(self._journal)
         journalled, self._journal, self._journalled = self._journalled, [], None
         snapshot = None
@@ -237,7 +239,6 @@ class Partition:
             _fail(appends, journalled, self._interrupted())
             raise
         finally:
-            size = sum(len(one.data) for one in appends)
             self._pending_bytes -= size
             self._budget.bytes -= size
         self.journal_bytes = 0 if snapshot is not None else self.journal_bytes + len(journal)

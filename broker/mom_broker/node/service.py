@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import grpc
@@ -50,7 +51,7 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
     ) -> AsyncIterator[broker_pb2.RoutingUpdate]:
         """The routing table and its changes, as far as the caller may see them."""
         async with aclosing(
-            self._watch.updates(self._who(context), request)  # type: ignore[type-var]
+            self._watch.updates(partial(self._who, context), request)  # type: ignore[type-var]
         ) as updates:
             async for update in updates:
                 yield update
@@ -75,6 +76,8 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
             self._logs.subscribe(self._who(context), request_iterator)  # type: ignore[type-var]
         ) as results:
             async for result in results:
+                # A stream lasts longer than its token may be good.
+                self._who(context)
                 yield result
 
     async def Receive(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from mom_broker.routing import table
@@ -31,9 +31,12 @@ class RoutingWatch:
             wake.set()
 
     async def updates(
-        self, identity: Identity, request: broker_pb2.WatchRoutingRequest
+        self, who: Callable[[], Identity], request: broker_pb2.WatchRoutingRequest
     ) -> AsyncIterator[broker_pb2.RoutingUpdate]:
-        """The whole table, then what changes, until the caller goes or the process stops."""
+        """The whole table, then what changes, until the caller goes or the process stops.
+
+        ``who`` names the caller, and raises when its token is good no more.
+        """
         names = frozenset(request.topics)
         pending: set[str] = set()
         everything = True
@@ -49,6 +52,7 @@ class RoutingWatch:
         self._watchers.add(wake)
         try:
             while not self._stopping:
+                identity = who()  # A stream lasts longer than its token may be good.
                 if everything:
                     update: broker_pb2.RoutingUpdate = table.full_update(self._view, names)
                 else:

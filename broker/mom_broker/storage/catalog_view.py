@@ -54,6 +54,7 @@ class CatalogView:
         # None: everything changed.
         self._pending: set[str] | None = set()
         self._announcing = False
+        self._snapshots = 0
         self.revision = 0
         self._clear()
 
@@ -92,8 +93,13 @@ class CatalogView:
         await self._next_change.wait()
 
     async def reached(self, revision: int) -> None:
-        """Wait until the view shows the store as of ``revision`` or later."""
-        while self.revision < revision:
+        """Wait until the view shows the store as of ``revision`` or later, or began again.
+
+        A view begins again after a break. The store may then have lost that revision in a failover,
+        so whoever waited looks at what the view shows.
+        """
+        snapshots = self._snapshots
+        while self.revision < revision and self._snapshots == snapshots:
             await self.changed()
 
     async def _follow(self) -> None:
@@ -113,6 +119,7 @@ class CatalogView:
             for entry in change.entries:
                 self._put(entry.key, entry.value, entry.revision)
             self._pending = None
+            self._snapshots += 1
             self._synced.set()
         else:
             if change.value is None:

@@ -95,6 +95,8 @@ local function claim(keys, args)
   end
   if tonumber(epoch) <= tonumber(held[1] or '0') then
     if epoch == held[1] and token == held[10] then
+      -- A write, so that WAITAOF after it does not answer for nothing.
+      redis.call('HINCRBY', meta, 'repeats', 1)
       return {'ok', held[3], held[4], held[5], held[6], held[7], held[8], held[11]}
     end
     return {'stale', held[1] or '0'}
@@ -288,6 +290,13 @@ local function trim(keys, args)
   return {'ok', start, text(size), more}
 end
 
+-- Notes a partition that is being dropped, until that is done. keys: the set of those
+-- args: the partition
+local function note_drop(keys, args)
+  redis.call('SADD', keys[1], args[1])
+  return {'ok'}
+end
+
 -- Leaves a tombstone and clears a bounded part; '1' when there is more.
 -- args: milliseconds that the tombstone stays, batches_max
 local function drop(keys, args)
@@ -416,6 +425,7 @@ register('settle', commit, 'allow-oom')
 register('claim', claim, 'allow-oom')
 register('trim', trim, 'allow-oom')
 register('drop', drop, 'allow-oom')
+register('note_drop', note_drop, 'allow-oom')
 register('write', write, 'allow-oom')
 register('acquire_lease', acquire_lease, 'allow-oom')
 register('release_lease', release_lease, 'allow-oom')

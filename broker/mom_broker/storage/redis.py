@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.resources import files
@@ -43,9 +44,11 @@ from mom_broker.storage.redis_lanes import (
     Word,
 )
 from mom_broker.storage.redis_verify import (
+    SETTINGS_QUESTION,
     Requirements,
     ServerFacts,
     is_replicated,
+    judge,
     parse_info,
     verify,
 )
@@ -73,6 +76,8 @@ from mom_core.ports import (
     TrimRule,
 )
 
+_log = logging.getLogger(__name__)
+
 _Commands = list[Command]
 _Words = list[Word]
 
@@ -91,7 +96,8 @@ REFRESH_MS: Final = 1_000
 # A reading of the server's clock that took longer is not used: now_ms() is within half of it, and
 # what the clocks drift apart in REFRESH_MS, of the server's own time.
 CLOCK_ROUND_TRIP_MS_MAX: Final = 250
-WAITAOF_TIMEOUT_MS: Final = 2_000
+# For replicas to have a write, and then to have it on disk: both within REPLY_TIMEOUT_MS.
+REPLICA_WAIT_MS: Final = 1_200
 TOMBSTONE_MS: Final = 24 * 3600 * 1000
 BATCHES_PER_READ_MAX: Final = 1_024
 # Beginnings of batches fetched by one pipeline, so that other reads get their turn.
@@ -129,6 +135,7 @@ class RedisStore:
         self._library, self._code = _library()
         self._facts: ServerFacts | None = None
         self._fragile = False
+        self._breaks = Breaks()
         self._writers: list[Lane] = []
         self._readers: list[Lane] = []
         self._keeper: asyncio.Task[None] | None = None
@@ -165,9 +172,9 @@ class RedisStore:
             raise store_error(self._server, error) from error
         self._facts = link.facts
         await link.session.close()
-        breaks = Breaks()
-        self._writers = [Lane(self._connect, breaks) for _ in range(WRITE_LANES)]
-        self._readers = [Lane(self._connect, breaks) for _ in range(READ_LANES)]
+        closing = self._replica_waits()
+        self._writers = [Lane(self._connect, self._breaks, closing) for _ in range(WRITE_LANES)]
+        self._readers = [Lane(self._connect, self._breaks) for _ in range(READ_LANES)]
         await self._refresh()
         await self._finish_drops()
         self._keeper = asyncio.get_running_loop().create_task(self._keep_fresh())
@@ -193,7 +200,7 @@ class RedisStore:
 
         def build(facts: ServerFacts) -> _Commands:
             args = (epoch, token, facts.incarnation, self._fragile_flag(facts), limits.OFFSET_GAP)
-            return self._acknowledged("claim", self._partition_keys(partition), args)
+            return [self._function("claim", self._partition_keys(partition), args)]
 
         reply = self._checked(await self._call(self._writers, build), partition, epoch)
         return PartitionState(
@@ -238,22 +245,21 @@ class RedisStore:
                     batch.count, batch.append_time_ms, batch.producer_id, batch.sequence,
                     len(batch.data),
                 )  # fmt: skip
-            commands = self._acknowledged(function, (*keys, staged), args)
-            if commit.batches:
-                stage = [
-                    ("SET", f"{staged}{place}", batch.data)
-                    for place, batch in enumerate(commit.batches, 1)
-                ]
-                # One transaction is also one fsync, however many reads its bytes take.
-                commands[:1] = [("MULTI",), *stage, commands[0], ("EXEC",)]
-            return commands
+            function_call = self._function(function, (*keys, staged), args)
+            if not commit.batches:
+                return [function_call]
+            stage = [
+                ("SET", f"{staged}{place}", batch.data)
+                for place, batch in enumerate(commit.batches, 1)
+            ]
+            # One transaction is also one fsync, however many reads its bytes take.
+            return [("MULTI",), *stage, function_call, ("EXEC",)]
 
         answer = await self._call(self._writers, build, size_bytes + len(payload))
         if commit.batches:
             # MULTI, the SETs and the commit answered "queued"; EXEC ends with the commit's reply.
             self._raise_error(answer)
-            _, executed, *behind = answer.replies[len(commit.batches) + 1 :]
-            answer = Answer([executed[-1], *behind], answer.facts)
+            answer = answer._replace(replies=[answer.replies[-1][-1]])
         reply = self._checked(answer, commit.partition, commit.epoch, commit.number)
         self._used_bytes += size_bytes
         return CommitResult(
@@ -339,7 +345,7 @@ class RedisStore:
     async def drop(self, partition: PartitionId) -> None:
         # Noted first: a process that dies half-way leaves the rest to the next one that opens.
         noted = f"{partition.topic_id}:{partition.index}"
-        await self._command(self._writers, "SADD", self._drops_key, noted)
+        self._reply(await self._write("note_drop", [self._drops_key], noted))
         await self._clear(partition)
         await self._command(self._writers, "SREM", self._drops_key, noted)
 
@@ -422,16 +428,21 @@ class RedisStore:
     def _function(self, name: str, keys: Sequence[str], args: Sequence[Word]) -> Command:
         return ("FCALL", f"{self._library}_{name}", len(keys), *keys, *args)
 
-    def _acknowledged(self, name: str, keys: Sequence[str], args: Sequence[Word]) -> _Commands:
-        """A write, and behind it on the same connection the wait for the replicas' fsync."""
-        commands = [self._function(name, keys, args)]
+    def _replica_waits(self) -> _Commands:
+        """What closes each pipeline of writes where replicas must have fsynced them.
+
+        A replica reports what it has fsynced when it is asked, and when the question comes right
+        behind the writes it has not fsynced them yet: WAITAOF alone would then wait for the report
+        that a replica makes once a second (seen with Valkey 9.1). WAIT asks first, and ends when
+        the replica has the writes and, under ``appendfsync always``, has fsynced them.
+        """
         replicas = self._requirements.replicas_required
-        if replicas:
-            commands.append(("WAITAOF", 1, replicas, WAITAOF_TIMEOUT_MS))
-        return commands
+        if not replicas:
+            return []
+        return [("WAIT", replicas, REPLICA_WAIT_MS), ("WAITAOF", 1, replicas, REPLICA_WAIT_MS)]
 
     async def _write(self, name: str, keys: Sequence[str], *args: Word) -> Answer:
-        return await self._call(self._writers, lambda _: self._acknowledged(name, keys, args))
+        return await self._call(self._writers, lambda _: [self._function(name, keys, args)])
 
     async def _command(self, lanes: Sequence[Lane], *words: Word) -> Any:
         return self._reply(await self._call(lanes, lambda _: [words]))
@@ -448,6 +459,7 @@ class RedisStore:
         """Run commands on the lane with the least to do; try again while that may help."""
         deadline_ms = self._clock.monotonic_ms() + RETRY_MS_MAX
         backoff_ms = RETRY_BACKOFF_MS_MIN
+        cause: Exception | None = None
         while True:
             if not lanes:
                 raise refusals.store_unavailable(f"the store at {self._server} is not open")
@@ -457,14 +469,16 @@ class RedisStore:
             try:
                 async with asyncio.timeout(left_ms / 1000):
                     answer = await lane.call(build, size_bytes)
-                error_reply = _first_error(answer.replies)
-                if error_reply is None or not is_passing(error_reply):
+                found = _first_error(answer.replies) or self._shortfall(answer)
+                if found is None or not is_passing(found):
                     return answer
-                error = error_reply
+                error = found
             except BrokenLaneError as broken:
                 error = broken.cause
             except TimeoutError as late:
-                error = late
+                # The last try has little time; what an earlier one met tells more.
+                error = cause or late
+            cause = error
             if self._is_final(error, deadline_ms, backoff_ms):
                 raise store_error(self._server, error) from error
             await self._clock.sleep(backoff_ms)
@@ -474,28 +488,35 @@ class RedisStore:
         """Whether another try is pointless: no time is left, or a person must change something."""
         if self._clock.monotonic_ms() + backoff_ms >= deadline_ms:
             return True
-        found = store_error(self._server, error)
-        # A role passes: in a failover the address soon leads to the new primary.
-        return (
-            found.code is ErrorCode.STORE_MISCONFIGURED and found.details.get("setting") != "role"
-        )
+        return store_error(self._server, error).code is ErrorCode.STORE_MISCONFIGURED
 
     def _raise_error(self, answer: Answer) -> None:
         error = _first_error(answer.replies)
         if error is not None:
             raise store_error(self._server, error) from error
 
+    def _shortfall(self, answer: Answer) -> StoreError | None:
+        """The error of a write that too few replicas have on their disks."""
+        if not answer.closing:
+            return None
+        failed = _first_error(answer.closing)
+        if failed is not None:
+            return store_error(self._server, failed)
+        _, (local, replicas) = answer.closing
+        if local >= 1 and replicas >= self._requirements.replicas_required:
+            return None
+        return refusals.store_unavailable(
+            f"redis {self._server}: {replicas} replicas fsynced the write within "
+            f"{2 * REPLICA_WAIT_MS} ms where {self._requirements.replicas_required} must; see "
+            "whether they are up and have `appendonly yes` and `appendfsync always`"
+        )
+
     def _reply(self, answer: Answer) -> Any:
-        """The reply of the first command, once what stands behind it held too."""
+        """The reply of the first command, if replicas have what it wrote."""
         self._raise_error(answer)
-        if len(answer.replies) > 1:
-            local, replicas = answer.replies[1]
-            if local < 1 or replicas < self._requirements.replicas_required:
-                raise refusals.store_unavailable(
-                    f"redis {self._server}: {replicas} replicas fsynced the write within "
-                    f"{WAITAOF_TIMEOUT_MS} ms where {self._requirements.replicas_required} must; "
-                    "see whether they are up and have `appendonly yes`"
-                )
+        shortfall = self._shortfall(answer)
+        if shortfall is not None:
+            raise shortfall
         return answer.replies[0]
 
     def _checked(self, answer: Answer, partition: PartitionId, epoch: int, number: int = 0) -> Any:
@@ -557,27 +578,45 @@ class RedisStore:
                 continue  # calls say it; the last reading stays
 
     async def _refresh(self) -> None:
-        """Look at memory use, replicas and clock."""
+        """Look at settings, memory use, replicas and clock."""
         before_ms = 0
+        connected: ServerFacts | None = None
 
-        def build(_: ServerFacts) -> _Commands:
-            nonlocal before_ms
+        def build(facts: ServerFacts) -> _Commands:
+            nonlocal before_ms, connected
+            connected = facts
             before_ms = self._clock.monotonic_ms()
-            return [("TIME",), ("INFO", "memory"), ("INFO", "replication")]
+            return [("TIME",), ("INFO",), SETTINGS_QUESTION]
 
         answer = await self._call(self._readers, build)
         after_ms = self._clock.monotonic_ms()
-        self._raise_error(answer)
-        (seconds, microseconds), memory_reply, replication_reply = answer.replies
+        time_reply, info_reply, settings_reply = answer.replies
+        self._raise_error(answer._replace(replies=[time_reply, info_reply]))
+        seconds, microseconds = time_reply
         if self._clock_ahead_ms is None or after_ms - before_ms <= CLOCK_ROUND_TRIP_MS_MAX:
             server_ms = int(seconds) * 1000 + int(microseconds) // 1000
             self._clock_ahead_ms = server_ms - (before_ms + after_ms) // 2
-        memory = parse_info(memory_reply)
+        info = parse_info(info_reply)
         # As Redis itself counts against maxmemory.
-        uncounted = int(memory.get("mem_not_counted_for_evict", 0))
-        self._used_bytes = int(memory["used_memory"]) - uncounted
-        self._limit_bytes = int(memory.get("maxmemory", 0)) or None
-        self._fragile = is_replicated(parse_info(replication_reply))
+        uncounted = int(info.get("mem_not_counted_for_evict", 0))
+        self._used_bytes = int(info["used_memory"]) - uncounted
+        self._limit_bytes = int(info.get("maxmemory", 0)) or None
+        self._fragile = is_replicated(info)
+        self._check_settings(connected, info_reply, settings_reply)
+
+    def _check_settings(
+        self, connected: ServerFacts | None, info_reply: object, settings_reply: object
+    ) -> None:
+        """Let every lane connect anew, with its checks, when the server is not what it was."""
+        try:
+            found = judge(info_reply, settings_reply, self._server, self._requirements)
+        except StoreError as error:
+            _log.error("%s", error.message)
+        else:
+            if connected is not None and found.durability is connected.durability:
+                return
+            _log.warning("redis %s now promises %s", self._server, found.durability)
+        self._breaks.count += 1
 
 
 def _first_error(replies: Sequence[Any]) -> Exception | None:

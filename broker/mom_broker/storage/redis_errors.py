@@ -39,7 +39,10 @@ def reply_text(error: Exception) -> str:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether an error reply says that nothing was done and a later try may succeed."""
+    """Whether an error says that a later try of the same call may succeed: the server is in a state
+    that passes, or its replicas are behind."""
+    if isinstance(error, StoreError):
+        return error.retriable
     text = reply_text(error)
     return text.startswith(_PASSING) or _FUNCTION_GONE in text
 

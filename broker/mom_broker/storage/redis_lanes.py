@@ -2,6 +2,7 @@
 
 A lane owns one connection. While its last pipeline is under way, calls gather; then all of them go
 out together, the server runs them in one turn of its loop, and one fsync covers all their writes.
+Commands may close each pipeline, such as the wait for replicas: one wait covers all writes, too.
 Several lanes let a turn serve several pipelines. A lane that breaks fails its calls and connects
 again, with full verification, for the next ones; what to try again is the caller's decision.
 """
@@ -12,6 +13,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from redis import exceptions
@@ -62,6 +64,8 @@ class Answer(NamedTuple):
 
     replies: list[Any]
     facts: ServerFacts
+    closing: Sequence[Any] = ()
+    """The replies to the lane's closing commands, which came after all calls of the pipeline."""
 
 
 class BrokenLaneError(Exception):
@@ -92,8 +96,14 @@ class _Call(NamedTuple):
 class Lane:
     """One connection and the calls that wait for it."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Link]], breaks: Breaks) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Link]],
+        breaks: Breaks,
+        closing: Sequence[Command] = (),
+    ) -> None:
         self._connect = connect
+        self._closing = closing
         self._breaks = breaks
         self._breaks_seen = 0
         self._link: Link | None = None
@@ -179,29 +189,45 @@ class Lane:
         """Send all calls, then take their replies. Returns whether the server must be left."""
         connection = link.session.connection
         commands = [call.build(link.facts) for call in calls]
-        packed = connection.pack_commands([command for some in commands for command in some])
+        everything = [*chain.from_iterable(commands), *(self._closing if calls else ())]
+        packed = connection.pack_commands(everything)
         await connection.send_packed_command(packed, check_health=False)
         passing = False
+        answered: list[tuple[_Call, list[Any]]] = []
         for call, some in zip(calls, commands, strict=True):
-            replies: list[Any] = []
-            for _ in some:
-                try:
-                    reply = await connection.read_response(disable_decoding=True)
-                except exceptions.ResponseError as error:
-                    reply = error
-                replies.append(reply)
-                # EXEC has the replies of its commands, errors among them.
-                inner = reply if isinstance(reply, list) else (reply,)
-                errors = [one for one in inner if isinstance(one, Exception)]
-                passing = passing or any(map(is_passing, errors))
-            if not call.future.done():
+            replies = await _replies(connection, len(some))
+            passing = passing or any(map(is_passing, _errors(replies)))
+            if self._closing:
+                answered.append((call, replies))
+            elif not call.future.done():
                 call.future.set_result(Answer(replies, link.facts))
+        closing = await _replies(connection, len(self._closing)) if answered else []
+        for call, replies in answered:
+            if not call.future.done():
+                call.future.set_result(Answer(replies, link.facts, closing))
         return passing
 
     async def _drop_link(self) -> None:
         if self._link is not None:
             link, self._link = self._link, None
             await link.session.close()
+
+
+async def _replies(connection: AbstractConnection, count: int) -> list[Any]:
+    """The next replies; an error reply is an exception in its place."""
+    replies: list[Any] = []
+    for _ in range(count):
+        try:
+            replies.append(await connection.read_response(disable_decoding=True))
+        except exceptions.ResponseError as error:
+            replies.append(error)
+    return replies
+
+
+def _errors(replies: Sequence[Any]) -> list[Exception]:
+    """The error replies. EXEC answers a list with those of its commands."""
+    inner = chain.from_iterable(one if isinstance(one, list) else (one,) for one in replies)
+    return [one for one in inner if isinstance(one, Exception)]
 
 
 def _fail(calls: Sequence[_Call] | deque[_Call], error: Exception) -> None:

@@ -1,4 +1,5 @@
-"""What a Redis server must be before MOM trusts it, checked on every new connection.
+"""What a Redis server must be before MOM trusts it, checked on every new connection, and again
+every second, since settings can change under a connection.
 
 A connection may reach another server than the last one did (a failover, a restart with other
 settings), so nothing found on one is taken for granted on the next. Found by trials against 7.0 and
@@ -19,7 +20,9 @@ from mom_core.ports import Durability
 VERSION_MIN: Final = (7, 0)
 WAITAOF_VERSION_MIN: Final = (7, 2)
 _STRENGTH: Final = {Durability.MEMORY: 0, Durability.OS: 1, Durability.FSYNC: 2}
-_SETTINGS: Final = (
+SETTINGS_QUESTION: Final = (
+    "CONFIG",
+    "GET",
     "appendonly",
     "appendfsync",
     "no-appendfsync-on-rewrite",
@@ -59,19 +62,33 @@ async def verify(commands: Commands, server: str, requirements: Requirements) ->
     """Check role, version and every setting that durability rests on.
 
     Raises StoreError: store_misconfigured with setting, value and fix, or store_unavailable while
-    the server loads its data.
+    the server loads its data or is a replica.
     """
-    info = parse_info(await commands.run("INFO"))
+    info_reply = await commands.run("INFO")
+    try:
+        settings_reply: object = await commands.run(*SETTINGS_QUESTION)
+    except exceptions.ResponseError as error:
+        settings_reply = error
+    return judge(info_reply, settings_reply, server, requirements)
+
+
+def judge(
+    info_reply: object, settings_reply: object, server: str, requirements: Requirements
+) -> ServerFacts:
+    """What the answers to ``INFO`` and :data:`SETTINGS_QUESTION` say; an error reply to the second
+    one means that CONFIG is forbidden. Raises as :func:`verify`."""
+    info = parse_info(info_reply)
     if info.get("loading", "0") != "0":
         raise refusals.store_unavailable(
             f"redis {server} is loading its data after a start; it answers when that is done"
         )
     _verify_role_and_version(info, server, requirements)
-    settings = await _settings(commands)
-    if settings is None:
-        durability = _declared(info, server, requirements)
-    else:
+    if isinstance(settings_reply, list):
+        words = [word.decode() for word in settings_reply]
+        settings = dict(zip(words[::2], words[1::2], strict=True))
         durability = _configured(settings, server, requirements)
+    else:
+        durability = _declared(info, server, requirements)
     if requirements.replicas_required:
         durability = Durability.REPLICATED
     return ServerFacts(
@@ -118,12 +135,10 @@ def _verify_role_and_version(info: dict[str, str], server: str, requirements: Re
             server, "redis_version", shown, "functions need 7.0 or newer", "upgrade the server"
         )
     if info.get("role") != "master":
-        raise _refuse(
-            server,
-            "role",
-            info.get("role", "unknown"),
-            "a replica takes no writes",
-            "give the primary's address",
+        # No setting to be mended: in a failover the address soon leads to the new primary.
+        raise refusals.store_unavailable(
+            f"redis {server}: role is {info.get('role', 'unknown')}: a replica takes no writes; "
+            "give the primary's address"
         )
     if info.get("cluster_enabled", "0") != "0":
         raise _refuse(
@@ -141,17 +156,6 @@ def _verify_role_and_version(info: dict[str, str], server: str, requirements: Re
             "waiting for replicas' fsync (WAITAOF) needs 7.2 or newer",
             "upgrade the server, or require no replicas",
         )
-
-
-async def _settings(commands: Commands) -> dict[str, str] | None:
-    """The settings, or None where the service forbids CONFIG."""
-    try:
-        reply = await commands.run("CONFIG", "GET", *_SETTINGS)
-    except exceptions.ResponseError:
-        return None
-    assert isinstance(reply, list)
-    words = [word.decode() for word in reply]
-    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def _verify_policy(server: str, policy: str) -> None:
