@@ -94,6 +94,10 @@ class BatchHeader(msgspec.Struct, frozen=True):
         return HEADER_BYTES + self.count * (4 + columns_width(self.columns))
 
 
+# Of the longest index: the end of the record and every column.
+COLUMNS_BYTES_PER_RECORD_MAX: Final = 4 + sum(width for _, width in _COLUMN_WIDTHS)
+
+
 def columns_width(columns: int) -> int:
     """Bytes that the optional columns take for each record."""
     return sum(width for bit, width in _COLUMN_WIDTHS if columns & bit)

@@ -164,7 +164,7 @@ class StoredBatch(msgspec.Struct, frozen=True):
         return self.base_offset + self.count
 
 
-class BatchHead(NamedTuple):
+class BatchHead(msgspec.Struct, frozen=True):
     """The beginning of a stored batch."""
 
     base_offset: int

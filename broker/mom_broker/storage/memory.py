@@ -100,8 +100,11 @@ class _Partition:
     def remember(self, batch: NewBatch, state: producers.ProducerState) -> None:
         self.producer_states.pop(batch.producer_id, None)
         self.producer_states[batch.producer_id] = state
+        passing = (one for one in self.producer_states if one < producers.LASTING_PRODUCER)
         if len(self.producer_states) > limits.PRODUCERS_PER_PARTITION_MAX:
-            del self.producer_states[next(iter(self.producer_states))]
+            oldest = next(passing, None)
+            if oldest is not None:
+                del self.producer_states[oldest]
 
 
 @dataclasses.dataclass(slots=True)

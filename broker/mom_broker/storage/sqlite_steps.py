@@ -218,7 +218,7 @@ class _Appending:
             "INSERT OR REPLACE INTO producers VALUES (?, ?, ?, ?)",
             (self._number, _signed(batch.producer_id), self.next_offset, after.to_text()),
         )
-        if state is None:
+        if state is None and batch.producer_id < producers.LASTING_PRODUCER:
             self.producers_count += 1
             if self.producers_count > limits.PRODUCERS_PER_PARTITION_MAX:
                 self._forget_oldest()
@@ -227,8 +227,10 @@ class _Appending:
         # A tenth at once: the scan for the oldest is then rare, and no index has to be kept.
         count = max(1, limits.PRODUCERS_PER_PARTITION_MAX // 10)
         self._connection.execute(
+            # A lasting one's id is negative as SQLite has it.
             "DELETE FROM producers WHERE number = ? AND producer_id IN"
-            " (SELECT producer_id FROM producers WHERE number = ? ORDER BY used LIMIT ?)",
+            " (SELECT producer_id FROM producers WHERE number = ? AND producer_id >= 0"
+            " ORDER BY used LIMIT ?)",
             (self._number, self._number, count),
         )
         self.producers_count -= count

@@ -34,6 +34,7 @@ from mom_core.delivery.changes import (
 )
 from mom_core.delivery.policy import Backoff, Ordering, Policy
 from mom_core.delivery.state import (
+    DeadAddress,
     DeadMessage,
     Delivery,
     DeliveryCounts,
@@ -43,6 +44,7 @@ from mom_core.delivery.state import (
 __all__ = [
     "Backoff",
     "Change",
+    "DeadAddress",
     "DeadMessage",
     "DeadReason",
     "Delivery",

@@ -22,22 +22,19 @@ class Run(NamedTuple):
     group: int = 0
 
 
-_WISHES = codec.COLUMN_DELIVER_AT | codec.COLUMN_EXPIRES_AT | codec.COLUMN_PRIORITY
-
-
 def runs_of_batch(
     header: codec.BatchHeader, index: bytes, base_offset: int, append_time_ms: int, policy: Policy
 ) -> list[Run]:
     """The messages of a batch in runs. ``index`` begins with the batch's header and columns."""
     end = base_offset + header.count
     ttl_end_ms = append_time_ms + policy.ttl_ms if policy.ttl_ms else 0
-    grouped = policy.ordering is not Ordering.PRIORITY and header.columns & codec.COLUMN_KEY_HASH
-    if not grouped and not header.columns & _WISHES:
+    if not header.columns & policy.columns:
         return [Run(base_offset, end, expires_at_ms=ttl_end_ms)]
-    groups = codec.key_hashes(header, index) if grouped else (0,) * header.count
-    priorities = codec.column(header, index, codec.COLUMN_PRIORITY)
-    if policy.ordering is not Ordering.PRIORITY:
-        priorities = (0,) * header.count
+    nothing = (0,) * header.count
+    if policy.ordering is Ordering.PRIORITY:
+        groups, priorities = nothing, codec.column(header, index, codec.COLUMN_PRIORITY)
+    else:
+        groups, priorities = codec.key_hashes(header, index), nothing
     expiries = codec.column(header, index, codec.COLUMN_EXPIRES_AT)
     wishes = zip(
         range(base_offset, end),

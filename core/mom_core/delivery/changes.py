@@ -104,6 +104,13 @@ class DeadSent(msgspec.Struct, array_like=True, tag="sent", frozen=True):
     number: int
 
 
+class Addressed(msgspec.Struct, array_like=True, tag="to", frozen=True):
+    """Dead messages numbered ``base`` and above go to this topic."""
+
+    topic_id: str
+    base: int
+
+
 class Skipped(msgspec.Struct, array_like=True, tag="skip", frozen=True):
     """Offsets [first, end) are no more: trimmed, lost by the store, expired, or purged."""
 
@@ -126,7 +133,9 @@ class Carried(msgspec.Struct, array_like=True, tag="carry", frozen=True):
     end: int
 
 
-Change = Leased | Extended | Settled | Returned | Died | DeadSent | Skipped | Moved | Carried
+Change = (
+    Leased | Extended | Settled | Returned | Died | DeadSent | Addressed | Skipped | Moved | Carried
+)
 
 
 _changes_encoder: Final = msgspec.msgpack.Encoder()

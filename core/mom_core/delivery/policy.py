@@ -7,6 +7,13 @@ from typing import Final
 
 import msgspec
 
+from mom_core.batch import (
+    COLUMN_DELIVER_AT,
+    COLUMN_EXPIRES_AT,
+    COLUMN_KEY_HASH,
+    COLUMN_PRIORITY,
+)
+
 # Exponents beyond it change nothing: 2**40 ms are 35 years.
 _DOUBLINGS_MAX: Final = 40
 
@@ -56,3 +63,11 @@ class Policy(msgspec.Struct, frozen=True):
     """Whether a message whose time is over goes to the dead letters, too."""
     ttl_ms: int = 0
     """How long after its arrival a message expires; 0: never by that."""
+
+    @property
+    def columns(self) -> int:
+        """The columns of a batch that matter to it."""
+        columns = COLUMN_DELIVER_AT | COLUMN_EXPIRES_AT
+        if self.ordering is Ordering.PRIORITY:
+            return columns | COLUMN_PRIORITY
+        return columns | COLUMN_KEY_HASH

@@ -11,6 +11,7 @@ import msgspec
 
 from mom_core.delivery.arrivals import Run
 from mom_core.delivery.changes import (
+    Addressed,
     Carried,
     Change,
     DeadReason,
@@ -71,6 +72,17 @@ class DeadMessage(NamedTuple):
     died_ms: int
 
 
+class DeadAddress(msgspec.Struct, array_like=True, frozen=True):
+    """Where dead messages go."""
+
+    topic_id: str = ""
+    """Empty: nowhere yet."""
+    base: int = 0
+    """The number of the first that was to go there."""
+    next_number: int = 0
+    """The number after the last that landed there."""
+
+
 class _Held(msgspec.Struct, array_like=True):
     """A part of a lease."""
 
@@ -95,6 +107,7 @@ class _Snapshot(msgspec.Struct, array_like=True, frozen=True):
     waiting: list[Entry]
     dead: list[_Dead]
     next_number: int
+    dead_address: DeadAddress
 
 
 _snapshot_decoder: Final = msgspec.msgpack.Decoder(_Snapshot)
@@ -126,6 +139,7 @@ class Delivery:
         self._expiries: list[tuple[int, int]] = []
         self._leases: dict[int, list[_Held]] = {}
         self._deadlines: list[tuple[int, int]] = []
+        self.dead_address = DeadAddress()
         self._dead: list[_Dead] = []
         self._next_number = 0
         self._now_ms = 0
@@ -171,6 +185,11 @@ class Delivery:
             for entry in self._entries()
             if not entry.carried and entry.first < below
         )
+
+    @property
+    def has_dead(self) -> bool:
+        """Whether anything is on its way to the dead letters."""
+        return bool(self._dead)
 
     def dead(self) -> Iterator[DeadMessage]:
         """What is on its way to the dead letters, in the order of its numbers."""
@@ -364,6 +383,16 @@ class Delivery:
             return []
         return self._made(DeadSent(number))
 
+    def address_dead(self, topic_id: str) -> list[Change]:
+        """Let what is on its way to the dead letters go to this topic.
+
+        Empty when it does so, and the next one has the number after the last that landed there.
+        """
+        number = self._dead[0].number if self._dead else self._next_number
+        if (self.dead_address.topic_id, self.dead_address.next_number) == (topic_id, number):
+            return []
+        return self._made(Addressed(topic_id, number))
+
     def _made(self, change: Change) -> list[Change]:
         self.apply(change)
         return [change]
@@ -482,6 +511,8 @@ class Delivery:
                     self._hold(lease_id, held.entry, deadline_ms)
             case Died():
                 self._apply_died(change)
+            case Addressed(topic_id, base):
+                self.dead_address = DeadAddress(topic_id, base, base)
             case DeadSent(number):
                 self._apply_dead_sent(number)
             case Skipped(first, end):
@@ -508,6 +539,7 @@ class Delivery:
                 sorted(known, key=lambda one: one.first),
                 self._dead,
                 self._next_number,
+                self.dead_address,
             )
         )
 
@@ -526,6 +558,7 @@ class Delivery:
             state._wait(entry)
         state._dead = stored.dead
         state._next_number = stored.next_number
+        state.dead_address = stored.dead_address
         state._known = RangeSet((entry.first, entry.end) for entry in state._entries())
         state._known.remove_below(state.arrived)
         return state
@@ -560,6 +593,7 @@ class Delivery:
         self._next_number = number
 
     def _apply_dead_sent(self, number: int) -> None:
+        self.dead_address = msgspec.structs.replace(self.dead_address, next_number=number)
         while self._dead and self._dead[0].number < number:
             one = self._dead.pop(0)
             sent = min(number - one.number, one.entry.count)

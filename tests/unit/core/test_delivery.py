@@ -488,10 +488,9 @@ def test_a_noisy_group_delays_no_other() -> None:
 def test_a_message_that_crashes_its_workers_takes_none_along() -> None:
     state = Delivery(0, Policy(max_deliveries=3))
     state.arrive([Run(0, 10)], 0)
-    now_ms, lease_id, acked = 0, 0, []
-    for _ in range(20):
+    now_ms, acked = 0, []
+    for lease_id in range(1, 21):
         state.advance(now_ms)
-        lease_id += 1
         leased = state.lease(lease_id, messages_max=10, lease_ms=100, now_ms=now_ms)
         if leased is None:
             break
