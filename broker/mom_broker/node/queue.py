@@ -84,9 +84,7 @@ class QueueReader:
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
-        if policy != self.delivery.policy:
-            self.delivery.policy = policy
-            self.wake()
+        self.delivery.policy = policy
 
     def arrive(self, batches: Sequence[Arrived]) -> None:
         """Take in what can be read now, unless earlier batches are still being caught up with."""

@@ -268,6 +268,7 @@ class Subscriptions:
         if reader.dead_letters is not None:
             reader.dead_letters.name = config.queue.dead_letter
             reader.dead_letters.kick()
+        reader.wake()  # After a restart, time may have passed over some of it.
 
     def _add_group(self, name: str, state: GroupState) -> None:
         def journal(changes: Sequence[group.Change]) -> asyncio.Future[None]:
