@@ -85,6 +85,8 @@ class TopicPublisher:
         if (
             message.headers
             or message.priority
+            or message.deliver_at_ms
+            or message.expires_at_ms
             or message.id is not None
             or message.content_type not in _COMMON_CONTENT_TYPES
             or len(message.value) > self._message_bytes_max

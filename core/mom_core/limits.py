@@ -98,6 +98,9 @@ TOKENS_MAX: Final = 10_000
 HASH_CACHE_KEYS_MAX: Final = 16_384
 HASH_CACHE_KEY_BYTES_MAX: Final = 128
 
+# The year 9999.
+TIMESTAMP_MS_MAX: Final = 253_402_300_799_999
+
 # Failed deliveries of a message. SQS's own default for a redrive policy is about as many, and a
 # message that failed a thousand times will not do otherwise.
 MAX_DELIVERIES_DEFAULT: Final = 5
