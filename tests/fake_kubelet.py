@@ -21,6 +21,8 @@ from mom_broker.node.app import Node
 from mom_broker.node.settings import NodeSettings
 from mom_broker.storage.catalog_view import CatalogView
 from mom_broker.storage.memory import MemoryStore
+from mom_core.access import TokenRecord
+from mom_core.catalog import TOKENS_PREFIX, decode
 from mom_core.topics import TopicConfig
 from mom_process.system import SystemClock, SystemRandom
 
@@ -144,6 +146,15 @@ class FakeKubelet:
     def config(self, cluster: str, topic: str) -> TopicConfig:
         """The settings of a topic as they stand."""
         return self._view(cluster).topics[topic]
+
+    async def tokens(self, cluster: str) -> list[TokenRecord]:
+        """The tokens that a cluster knows."""
+        entries = await self._stores[cluster].list(TOKENS_PREFIX)
+        return [decode(one.value, TokenRecord) for one in entries]
+
+    def lose_store(self, cluster: str) -> None:
+        """What the cluster stored is gone: processes that start from now on find nothing."""
+        del self._stores[cluster]
 
     async def lose_machine(self, name: str) -> None:
         """A machine loses its power: nothing on it answers or ends any more."""

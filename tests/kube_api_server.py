@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -107,6 +108,14 @@ class KubeApiServer:
         self.stop()
         log = (self.directory / "kube-apiserver.log").read_text()
         raise RuntimeError(f"the API server did not start: {log[-2000:]}")
+
+    def pause(self) -> None:
+        """Let the API server stand still, its connections open, as in an overload."""
+        self._processes[-1].send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._processes[-1].send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End both at once: an API server would wait for its watchers, and the data is ours."""

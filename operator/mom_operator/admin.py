@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import aiohttp
 import msgspec
 
 from mom_client.connections import Connections
@@ -24,6 +25,9 @@ from mom_proto.v1 import broker_pb2, master_pb2, types_pb2
 # One call, with all its redirections. A leader that died is replaced within three seconds.
 CALL_MS_MAX: Final = 5_000
 RETRY_MS: Final = 200
+# A page that a process without a store serves at once; a network policy may drop the request.
+READY_PAGE_S_MAX: Final = 1.0
+READY_PAGE_LENGTH_MAX: Final = 400
 # Topics in one page of a listing: the most that a master gives.
 PAGE_TOPICS: Final = 1_000
 # The operator's name in what it asks of masters.
@@ -61,6 +65,7 @@ class Admin:
         found = master_pb2.GetClusterResponse.FromString(reply)
         return Mom(
             nodes={one.node_id: _node(one) for one in found.nodes},
+            cluster_id=found.cluster_id.hex(),
             version=found.version,
             partitions=found.partitions,
             partitions_without_owner=found.partitions_without_owner,
@@ -197,6 +202,20 @@ class Admin:
         elif error.code in (ErrorCode.NOT_LEADER, ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT):
             self._leader = self.address
         self._connections.keep_only({self._leader, self.address})
+
+
+async def why_not_ready(host: str, port: int) -> str:
+    """What the page ``/readyz`` of a process says; empty where it does not answer."""
+    shown = f"[{host}]" if ":" in host else host
+    timeout = aiohttp.ClientTimeout(total=READY_PAGE_S_MAX)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(f"http://{shown}:{port}/readyz") as response,
+        ):
+            return (await response.text())[:READY_PAGE_LENGTH_MAX].strip()
+    except (aiohttp.ClientError, TimeoutError, OSError, UnicodeError):
+        return ""
 
 
 def _finds_another(error: MomError) -> bool:

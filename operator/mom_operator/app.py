@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
-from kubernetes.aio.client.configuration import Configuration
 
 from mom_core.errors import MomError
 from mom_core.ports import Clock, Random
@@ -29,7 +28,7 @@ from mom_operator.handlers import ResourceWatch
 from mom_operator.health import Hearing, alive
 from mom_operator.informer import Informer, slim, slim_pod
 from mom_operator.kube import KINDS as API_KINDS
-from mom_operator.kube import Kube, credentials
+from mom_operator.kube import ApiConfiguration, Kube, credentials
 from mom_operator.machines import Machines
 from mom_operator.metrics import Metrics
 from mom_operator.names import CLUSTER_LABEL, MANAGED_BY, Names
@@ -73,7 +72,7 @@ class Operator:
     def __init__(
         self,
         settings: Settings,
-        configuration: Configuration,
+        configuration: ApiConfiguration,
         clock: Clock,
         random: Random,
         *,
@@ -125,7 +124,7 @@ class Operator:
             self._settings.clusters,
             clock=self._clock,
             random=self._random,
-            topics_due=lambda key: self._topics.cluster_turn(key),
+            topics_due=lambda key, store_id: self._topics.cluster_turn(key, store_id),
             master_address=self._master_address,
         )
         self._topics = TopicReconciler(
@@ -157,6 +156,11 @@ class Operator:
         metrics.show("queue_depth", "Objects that wait, resyncs included.", queue.depth)
         metrics.show("queue_late", "Lanes in which an object waits for a worker.", queue.due)
         metrics.show("stuck_objects", "Objects that fail again and again.", queue.stuck)
+        metrics.show(
+            "watch_restarts",
+            "Times that the watch of our resources was begun anew.",
+            lambda: self._watch.restarts if self._watch is not None else 0,
+        )
         metrics.show("leading", "1 while this replica leads.", lambda: float(self.leading))
         for kind in KINDS:
             metrics.show(

@@ -14,16 +14,24 @@ from typing import Any, Final
 
 import msgspec
 
-from mom_core.errors import MomError
+from mom_core.errors import ErrorCode, MomError
 from mom_core.ports import Clock, Random
 from mom_operator import conditions, observed, status
-from mom_operator.admin import Admin
+from mom_operator.admin import Admin, why_not_ready
 from mom_operator.children import ChildKey, Children
 from mom_operator.conditions import READY
 from mom_operator.events import Events
 from mom_operator.kube import FormerOwnerError, Kube, KubeError, OwnershipError, owner_uids
 from mom_operator.machines import Machines
-from mom_operator.names import CLUSTER_LABEL, GATEWAY, MASTER, NODE, REDIS, Names
+from mom_operator.names import (
+    CLUSTER_LABEL,
+    GATEWAY,
+    MASTER,
+    MASTER_HTTP_PORT,
+    NODE,
+    REDIS,
+    Names,
+)
 from mom_operator.observed import TEMPLATE_HASH_ANNOTATION, Observed, Problem
 from mom_operator.plan import DeletePod, Plan, SetNodeState, make_plan, node_replicas
 from mom_operator.registry import Key, Registry
@@ -41,6 +49,7 @@ FORMER_MS: Final = 1_000
 EXPECT_MS: Final = 60_000
 
 NAME_TAKEN: Final = "NameTaken"
+FORBIDDEN: Final = "Forbidden"
 
 _log = logging.getLogger(__name__)
 
@@ -61,10 +70,11 @@ class ClusterReconciler:
         *,
         clock: Clock,
         random: Random,
-        topics_due: Callable[[Key], None],
+        topics_due: Callable[[Key, str], None],
         master_address: Callable[[Names], str],
     ) -> None:
-        """``topics_due`` is told a cluster whose topics and queues should be looked at.
+        """``topics_due`` is told a cluster whose topics and queues should be looked at, with the id
+        of its store, empty when it is gone.
 
         ``master_address`` tells where a cluster's masters are reached, for an operator that runs
         outside of Kubernetes.
@@ -97,7 +107,7 @@ class ClusterReconciler:
         if obj is None or obj["metadata"].get("deletionTimestamp"):
             # Its children go with it, by their owner references. Nothing is made again.
             await self._forget(key)
-            self._topics_due(key)
+            self._topics_due(key, "")
             return None
         now = datetime.now(UTC)
         before = obj.get("status") or {}
@@ -112,6 +122,11 @@ class ClusterReconciler:
             problem = Problem(status.INVALID_SPEC, error.message)
             await self._write(obj, status.refused_status(before, generation, problem, now))
             return None
+        except KubeError as error:
+            if error.code is ErrorCode.FORBIDDEN:
+                problem = Problem(FORBIDDEN, error.message)
+                await self._write(obj, status.refused_status(before, generation, problem, now))
+            raise
 
     async def _reconcile(self, key: Key, obj: Any, cluster: Cluster, now: datetime) -> int | None:
         names = Names(cluster.name, cluster.namespace, self.settings.cluster_domain)
@@ -122,21 +137,22 @@ class ClusterReconciler:
         children = desired(cluster, self._inputs(cluster, names, values, mom_seen))
         first = [one for one in children if one.component not in (MASTER, GATEWAY)]
         former = await self._apply_all(first, problems)
-        # What was just applied counts: a changed template makes masters and gateways wait.
-        seen = msgspec.structs.replace(
-            self._seen(cluster, names, now), mom=mom_seen.mom, mom_error=mom_seen.mom_error
-        )
+        seen = self._refreshed(cluster, names, mom_seen)
         seen = await self._with_machines(seen)
+        for component in (MASTER, GATEWAY):
+            turn = [one for one in children if one.component == component]
+            held = self._not_held(turn, seen, make_plan(cluster, seen))
+            former |= await self._apply_all(held, problems)
+            # What was just applied counts: gateways wait for masters whose template changed.
+            seen = self._refreshed(cluster, names, seen)
         plan = make_plan(cluster, seen)
-        last = [one for one in children if one.component in (MASTER, GATEWAY)]
-        former |= await self._apply_all(self._not_held(last, seen, plan), problems)
         await self._prune(cluster, children)
         await self._carry_out(obj, cluster, key, plan)
         await self._after(key, cluster, names, values, seen)
         seen = msgspec.structs.replace(seen, problems=tuple(problems))
         await self._tell(obj, status.cluster_status(cluster, seen, plan, names, now))
         if seen.mom is not None:
-            self._topics_due(key)
+            self._topics_due(key, seen.mom.cluster_id)
         return FORMER_MS if former else self._again_ms(plan, problems)
 
     def _again_ms(self, plan: Plan, problems: list[Problem]) -> int:
@@ -169,8 +185,14 @@ class ClusterReconciler:
             if obj["metadata"].get("namespace") == namespace
             and (obj["metadata"].get("labels") or {}).get(CLUSTER_LABEL) == cluster.name
         ]
-        return Observed(
-            pods=tuple(sorted(pods, key=lambda pod: pod.name)),
+        return self._refreshed(
+            cluster, names, Observed(pods=tuple(sorted(pods, key=lambda pod: pod.name)))
+        )
+
+    def _refreshed(self, cluster: Cluster, names: Names, seen: Observed) -> Observed:
+        """With the workloads as they are now."""
+        return msgspec.structs.replace(
+            seen,
             node=self._workload(cluster, "StatefulSet", names.node),
             redis=self._workload(cluster, "StatefulSet", names.redis),
             master=self._workload(cluster, "Deployment", names.master),
@@ -186,9 +208,13 @@ class ClusterReconciler:
         return observed.parse_workload(found)
 
     async def _with_mom(self, key: Key, names: Names, values: Values, seen: Observed) -> Observed:
-        """Ask the masters, if one could answer."""
+        """Ask the masters, if one could answer; else one of them why it can't."""
         if seen.master is None or not seen.master.ready:
-            return msgspec.structs.replace(seen, mom_error="no master is ready")
+            said = ""
+            addresses = [pod.address for pod in seen.of(MASTER) if pod.address and not pod.trouble]
+            if addresses:
+                said = await why_not_ready(addresses[0], MASTER_HTTP_PORT)
+            return msgspec.structs.replace(seen, mom_error=said or "none is up yet")
         admin = await self._admin_of(key, names, values)
         try:
             return msgspec.structs.replace(seen, mom=await admin.mom())

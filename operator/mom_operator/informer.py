@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
 from typing import Final, Protocol
 
 from mom_core.errors import MomError
@@ -52,7 +53,7 @@ class Source(Protocol):
         *,
         server_timeout_s: int,
         silence_s_max: int,
-    ) -> AsyncIterator[WatchEvent]:
+    ) -> AsyncGenerator[WatchEvent, None]:
         """Changes."""
 
 
@@ -158,16 +159,19 @@ class Informer:
         """Watch, and watch on, until it is time to list again."""
         until_ms = self._clock.monotonic_ms() + self._jittered_s(RELIST_S) * 1000
         while self._clock.monotonic_ms() < until_ms:
-            async for event in self._source.watch(
+            watch = self._source.watch(
                 self.kind,
                 self._namespace,
                 self._selector,
                 resource_version,
                 server_timeout_s=self._jittered_s(WATCH_S),
                 silence_s_max=SILENCE_S_MAX,
-            ):
-                resource_version = event.object["metadata"]["resourceVersion"]
-                self.take(event)
+            )
+            # Closed at once also when this task is cancelled, and with it the connection.
+            async with aclosing(watch) as events:
+                async for event in events:
+                    resource_version = event.object["metadata"]["resourceVersion"]
+                    self.take(event)
             self.contact_ms = self._clock.monotonic_ms()
 
     def _jittered_s(self, interval_s: int) -> int:

@@ -12,7 +12,8 @@ looked at is the one that is changed, because its uid goes along as a preconditi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -26,6 +27,7 @@ from kubernetes.aio.config import config_exception, incluster_config, kube_confi
 from mom_core.errors import ErrorCode, MomError
 
 Object = dict[str, Any]
+ApiConfiguration = Configuration
 
 FIELD_MANAGER: Final = "mom-operator"
 # One short call. Longer than the API server's own limit for most, shorter than a run's deadline.
@@ -195,7 +197,7 @@ class Kube:
         *,
         server_timeout_s: int,
         silence_s_max: int,
-    ) -> AsyncIterator[WatchEvent]:
+    ) -> AsyncGenerator[WatchEvent, None]:
         """Changes after ``resource_version``, until the server ends the watch in good order.
 
         Raises WatchExpiredError when that version is too old, and KubeError when the connection
@@ -219,8 +221,9 @@ class Kube:
                 raise WatchExpiredError
             if response.status != 200:
                 raise _refusal(response.status, await response.read(), f"watch {kind}")
-            async for event in _events(response):
-                yield event
+            async with aclosing(_events(response)) as events:
+                async for event in events:
+                    yield event
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _silence(f"watch {kind}", error) from None
 
@@ -381,7 +384,7 @@ class Kube:
         return response
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[WatchEvent]:
+async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[WatchEvent, None]:
     decode = msgspec.json.Decoder(_Event).decode
     async with response:
         async for line in response.content:

@@ -55,6 +55,12 @@ def flag(name: str, **settings: Any) -> Callable[[Any], Any]:
     help="How to reach the API server; by default by the pod's service account.",
 )
 @flag("--context", default=None, help="Of the kubeconfig; by default its current one.")
+@flag(
+    "--master-address",
+    default="",
+    metavar="HOST:PORT",
+    help="Where masters are reached, of every cluster. For an operator outside of Kubernetes.",
+)
 @flag("--log-format", type=click.Choice(LOG_FORMATS), default="human", help="Log lines.")
 @flag("--log-level", type=click.Choice(LOG_LEVELS), default="info", help="How much to log.")
 def main(
@@ -70,6 +76,7 @@ def main(
     cluster_domain: str,
     kubeconfig: Path | None,
     context: str | None,
+    master_address: str,
     log_format: str,
     log_level: str,
 ) -> None:
@@ -89,7 +96,7 @@ def main(
         ),
     )
     try:
-        uvloop.run(_serve(settings, listen, kubeconfig, context))
+        uvloop.run(_serve(settings, listen, kubeconfig, context, master_address))
     except MomError as error:
         raise click.ClickException(error.message) from None
 
@@ -99,13 +106,23 @@ def _several(text: str) -> tuple[str, ...]:
 
 
 async def _serve(
-    settings: Settings, listen: str, kubeconfig: Path | None, context: str | None
+    settings: Settings,
+    listen: str,
+    kubeconfig: Path | None,
+    context: str | None,
+    master_address: str,
 ) -> None:
     stop = asyncio.Event()
     for one in _STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(one, stop.set)
     configuration = await load_configuration(kubeconfig, context)
-    operator = Operator(settings, configuration, SystemClock(), SystemRandom())
+    operator = Operator(
+        settings,
+        configuration,
+        SystemClock(),
+        SystemRandom(),
+        master_address=lambda names: master_address or names.master_address,
+    )
     host, _, port = listen.rpartition(":")
     pages = Pages(
         host.strip("[]"),

@@ -90,6 +90,8 @@ class Mom(msgspec.Struct, frozen=True, kw_only=True):
     """The leading master's answer."""
 
     nodes: Mapping[str, MomNode] = {}
+    cluster_id: str = ""
+    """Another one: the store was lost, and everything in it."""
     version: str = ""
     partitions: int = 0
     partitions_without_owner: int = 0

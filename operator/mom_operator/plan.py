@@ -29,6 +29,9 @@ FORCE_AFTER_S: Final = 5
 # While something is under way and no event may tell of its end: the master's counts have no watch.
 RECHECK_MS: Final = 300
 
+# While a pod leaves: whether its machine ends it at all.
+LEAVING_MS: Final = 1_000
+
 SCALE_UP: Final = "ScaleUp"
 SCALE_DOWN: Final = "ScaleDown"
 ROLLING_UPGRADE: Final = "RollingUpgrade"
@@ -111,8 +114,14 @@ def make_plan(cluster: Cluster, observed: Observed) -> Plan:
         operation=scale or roll or growing,
         hold_master=hold_master,
         hold_gateway=hold_gateway,
-        recheck_ms=RECHECK_MS if steps or scale or roll or growing else None,
+        recheck_ms=_recheck_ms(observed, busy=bool(steps or scale or roll or growing)),
     )
+
+
+def _recheck_ms(observed: Observed, *, busy: bool) -> int | None:
+    if busy:
+        return RECHECK_MS
+    return LEAVING_MS if any(pod.deleting for pod in observed.of(NODE)) else None
 
 
 def _forced(observed: Observed) -> list[Step]:

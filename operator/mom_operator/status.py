@@ -40,6 +40,7 @@ DEGRADED: Final = "Degraded"
 CLUSTER_READY: Final = "ClusterReady"
 AS_EXPECTED: Final = "AsExpected"
 INSTALLING: Final = "Installing"
+UPDATING: Final = "Updating"
 PAUSED: Final = "Paused"
 INVALID_SPEC: Final = "InvalidSpec"
 REDIS_NOT_READY: Final = "RedisNotReady"
@@ -120,7 +121,8 @@ def _judge(cluster: Cluster, observed: Observed, plan: Plan, now: datetime) -> l
     missing = list(_missing(cluster, observed))
     under_way = _under_way(plan)
     if under_way is None and missing and not _was_ready(cluster):
-        under_way = Problem(INSTALLING, missing[0].message)
+        installed = bool(cluster.status.get("binding"))
+        under_way = Problem(UPDATING if installed else INSTALLING, missing[0].message)
     return [
         _available(observed, missing),
         _ready(cluster, observed, missing, wrong, under_way),
@@ -171,8 +173,11 @@ def _missing(cluster: Cluster, observed: Observed) -> Iterator[Problem]:
     """What is not there yet or any more, what others wait for first."""
     if cluster.spec.redis.managed is not None and not _whole(observed.redis):
         yield Problem(REDIS_NOT_READY, _why(observed, REDIS, "Redis is not ready"))
-    if not _whole(observed.master):
-        yield Problem(MASTER_NOT_READY, _why(observed, MASTER, "not all masters are ready"))
+    if not _rolled_out(observed.master):
+        text = "not all masters are ready"
+        if observed.mom_error and observed.master is not None and not observed.master.ready:
+            text = f"no master is ready: {observed.mom_error}"
+        yield Problem(MASTER_NOT_READY, _why(observed, MASTER, text))
     elif observed.mom is None:
         yield Problem(MASTER_NOT_READY, f"no master answers: {observed.mom_error}")
     wanted = cluster.spec.nodes.replicas
@@ -184,12 +189,17 @@ def _missing(cluster: Cluster, observed: Observed) -> Iterator[Problem]:
     if observed.mom is not None and observed.mom.partitions_without_owner:
         count = observed.mom.partitions_without_owner
         yield Problem(PARTITIONS_WITHOUT_OWNER, f"{count} partitions have no node that serves them")
-    if not _whole(observed.gateway):
+    if not _rolled_out(observed.gateway):
         yield Problem(GATEWAY_NOT_READY, _why(observed, GATEWAY, "not all gateways are ready"))
 
 
 def _whole(workload: Workload | None) -> bool:
     return workload is not None and workload.current and workload.ready >= workload.wanted
+
+
+def _rolled_out(deployment: Workload | None) -> bool:
+    """Also without pods of an old template, which would be ready, too."""
+    return deployment is not None and deployment.complete
 
 
 def _why(observed: Observed, component: str, text: str) -> str:

@@ -55,8 +55,9 @@ _log = logging.getLogger(__name__)
 class Listing:
     """What stands in one cluster's MOM."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, store_id: str = "") -> None:
         self._clock = clock
+        self.store_id = store_id
         self._lock = asyncio.Lock()
         self._standing: dict[str, Standing] = {}
         self._read_ms: int | None = None
@@ -71,10 +72,6 @@ class Listing:
                 self._standing = await admin.topics()
                 self._read_ms = now_ms
         return self._standing.get(name, Standing())
-
-    def known(self, name: str) -> Standing | None:
-        """What stood under a name when that was last read, however long ago."""
-        return self._standing.get(name)
 
     def put(self, name: str, standing: Standing) -> None:
         """Take the result of our own change."""
@@ -106,14 +103,19 @@ class TopicReconciler:
         self._enqueue = enqueue
         self._listings: dict[Key, Listing] = {}
 
-    def cluster_turn(self, cluster: Key) -> None:
-        """A cluster's turn ended: wake what waits for it, and now and then compare all."""
+    def cluster_turn(self, cluster: Key, store_id: str) -> None:
+        """A cluster's turn ended: wake what waits for it, and now and then compare all.
+
+        All is compared at once when the store is another one: what stood in it is gone.
+        """
         keys = self._registry.topics_of(cluster)
         if self._registry.get(cluster) is None:
             self._listings.pop(cluster, None)
             due = keys
         else:
             listing = self._listing(cluster)
+            if store_id and store_id != listing.store_id:
+                listing = self._listings[cluster] = Listing(self._clock, store_id)
             now_ms = self._clock.monotonic_ms()
             whole = listing.compared_ms is None or now_ms - listing.compared_ms > RESYNC_MS
             if whole:

@@ -16,6 +16,7 @@ import yaml
 import kube_api_server
 from fake_kubelet import Controllers
 from kube_api_server import KubeApiServer
+from mom_operator.election import LEASE_MS, STOP_MS
 from operator_lab import ROOT, Lab, changed, cluster, condition, is_ready, names, topic
 
 pytestmark = [
@@ -99,6 +100,32 @@ async def test_children_that_are_deleted_or_edited_come_back(lab: Lab) -> None:
     lab.patch(nodes, {"spec": {"replicas": 1}})
     await lab.until(lambda: lab.get(nodes)["spec"]["replicas"] == 3)
     await lab.ready(mom)
+
+
+async def test_a_lost_admin_token_is_made_again(lab: Lab) -> None:
+    mom = cluster("token")
+    lab.apply(mom)
+    await lab.ready(mom)
+    secret = _child("v1", "Secret", "token-admin-token")
+    before = lab.get(secret)["data"]["token"]
+    lab.delete(secret)
+    await lab.until(lambda: lab.get(secret).get("data", {}).get("token", before) != before)
+    binding = _child("v1", "Secret", "token-binding")
+    await lab.until(lambda: lab.get(binding)["data"]["token"] == lab.get(secret)["data"]["token"])
+    assert [one.name for one in await lab.kubelet.tokens("token")] == ["operator-admin"]
+
+
+async def test_a_missing_secret_is_named_and_its_coming_is_noticed(lab: Lab) -> None:
+    mom = cluster(
+        "outside", redis={"external": {"urlSecretRef": {"name": "my-redis", "key": "url"}}}
+    )
+    lab.apply(mom)
+    said = await lab.says(mom, "SecretMissing", "Degraded")
+    assert "my-redis" in said["message"]
+    secret = _child("v1", "Secret", "my-redis") | {"data": {"url": "cmVkaXM6Ly94"}}
+    lab.apply(secret)
+    await lab.ready(mom, 40)
+    lab.delete(secret)
 
 
 async def test_what_is_not_ours_is_never_taken_over(lab: Lab) -> None:
@@ -336,6 +363,18 @@ async def test_data_goes_only_by_policy_and_nothing_hangs(lab: Lab) -> None:
     await lab.until(lambda: not lab.get(left))
 
 
+async def test_a_store_that_was_lost_gets_its_topics_again(lab: Lab) -> None:
+    mom, orders = cluster("lost"), topic("orders", "lost", partitions=2)
+    lab.apply(mom)
+    lab.apply(orders)
+    before = (await lab.ready(orders))["status"]["topicId"]
+    lab.kubelet.lose_store("lost")
+    for pod in [*lab.pods("master"), *lab.pods("node")]:
+        lab.delete(pod | {"apiVersion": "v1", "kind": "Pod"})
+    await lab.until(lambda: lab.get(orders)["status"]["topicId"] != before)
+    await lab.ready(mom)
+
+
 async def test_a_changed_setting_is_mended_and_an_absent_one_is_not_managed(lab: Lab) -> None:
     mom = cluster("mend")
     orders = topic("orders", "mend", partitions=1, retention={"time": "1h"})
@@ -364,6 +403,26 @@ async def test_two_operators_take_turns(lab: Lab) -> None:
         await lab.ready(mom)
     finally:
         await second.stop()
+
+
+async def test_an_api_server_that_stands_still_ends_the_lead_and_nothing_else(lab: Lab) -> None:
+    mom = cluster("still")
+    lab.apply(mom)
+    await lab.ready(mom)
+    operator = lab.operator
+    assert operator is not None
+    lab.api.pause()
+    try:
+        async with asyncio.timeout((LEASE_MS - STOP_MS) / 1000 + 5):
+            while operator.leading:  # noqa: ASYNC110 - nothing here tells of it
+                await asyncio.sleep(0.1)
+        assert operator.well() == (True, "stands by")
+    finally:
+        lab.api.resume()
+    await lab.until(lambda: operator.leading, 40)
+    lab.apply(changed(mom, nodes={"replicas": 4}))
+    await lab.ready(mom)
+    assert lab.get(mom)["status"]["nodesReady"] == "4/4"
 
 
 def _child(api_version: str, kind: str, name: str) -> dict[str, Any]:

@@ -69,6 +69,7 @@ class Registration:
                     retry_ms = RETRY_MS
                 except grpc.aio.AioRpcError as error:
                     self._note(address, self._transport.error_of(error, address))
+                _raise_if_cancelled()
             was_registered, self.registered = self.registered, False
             if was_registered:
                 turn, retry_ms = 0, RETRY_MS
@@ -129,3 +130,10 @@ class Registration:
     def _note(self, address: str, error: MomError) -> None:
         level = logging.WARNING if self.registered else logging.DEBUG
         _log.log(level, "not registered with the master at %s: %s", address, error.message)
+
+
+def _raise_if_cancelled() -> None:
+    """gRPC may show the cancellation of the waiting task as the end of its call, and no more."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

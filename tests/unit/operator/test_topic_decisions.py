@@ -1,0 +1,183 @@
+"""From a MomTopic or MomQueue and what stands to what is changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mom_core import topics as core
+from mom_core.topics import TopicKind
+from mom_operator.registry import Key, Registry
+from mom_operator.spec import parse_queue, parse_topic
+from mom_operator.topics import (
+    AlterSubscription,
+    AlterTopic,
+    Claim,
+    CreateSubscription,
+    CreateTopic,
+    Refusal,
+    Standing,
+    conflict_with,
+    decide,
+    wanted_of,
+)
+
+
+def a_topic(resource: str = "orders", kind: str = "MomTopic", **spec: Any) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "metadata": {
+            "name": resource,
+            "namespace": "ns",
+            "uid": f"uid-{resource}",
+            "generation": 1,
+            "resourceVersion": "1",
+        },
+        "spec": {"clusterRef": {"name": "c"}} | spec,
+    }
+
+
+def standing(kind: TopicKind = TopicKind.TOPIC, **settings: Any) -> core.TopicConfig:
+    return core.new_topic("orders", kind, settings, topic_id="0a" * 16, created_at_ms=1)
+
+
+def subscription(name: str, **settings: Any) -> core.SubscriptionConfig:
+    return core.new_subscription(name, "orders", settings, created_at_ms=1, secret=bytes(32))
+
+
+def test_what_is_not_there_is_made() -> None:
+    wanted = wanted_of(
+        parse_topic(a_topic(partitions=3, subscriptions=[{"name": "mail", "mode": "queue"}]))
+    )
+    assert decide(wanted, Standing()) == [
+        CreateTopic({"partitions": 3}),
+        CreateSubscription("mail", {"mode": "queue"}),
+    ]
+
+
+def test_only_what_is_named_is_managed() -> None:
+    wanted = wanted_of(parse_topic(a_topic()))
+    assert decide(wanted, Standing(config=standing(partitions=7, retention_ms=5_000))) == []
+
+
+def test_what_differs_is_altered() -> None:
+    wanted = wanted_of(parse_topic(a_topic(partitions=4, retention={"time": "2h"})))
+    config = standing(partitions=2, retention_ms=7_200_000)
+    assert decide(wanted, Standing(config=config)) == [AlterTopic({"partitions": 4})]
+    queue = wanted_of(parse_queue(a_topic(kind="MomQueue", ackTimeout="45s")))
+    assert decide(queue, Standing(config=standing(TopicKind.QUEUE))) == [
+        AlterTopic({"lease_ms": 45_000})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "config"),
+    [
+        ({"partitions": 2}, standing(partitions=3)),
+        ({}, standing(TopicKind.QUEUE)),
+    ],
+)
+def test_nothing_is_thrown_away_to_fit(spec: dict[str, Any], config: core.TopicConfig) -> None:
+    decided = decide(wanted_of(parse_topic(a_topic(**spec))), Standing(config=config))
+    assert isinstance(decided, Refusal)
+    assert decided.reason == "Conflict"
+
+
+def test_subscriptions_are_made_altered_and_never_removed() -> None:
+    wanted = wanted_of(
+        parse_topic(
+            a_topic(
+                subscriptions=[
+                    {"name": "mail", "mode": "queue", "ackTimeout": "1m"},
+                    {"name": "new", "start": "latest"},
+                ]
+            )
+        )
+    )
+    found = {
+        "mail": subscription("mail", mode="queue"),
+        "by-hand": subscription("by-hand"),
+    }
+    assert decide(wanted, Standing(config=standing(), subscriptions=found)) == [
+        AlterSubscription("mail", {"lease_ms": 60_000}),
+        CreateSubscription("new", {"mode": "stream", "start": "latest"}),
+    ]
+    found["mail"] = subscription("mail")
+    decided = decide(wanted, Standing(config=standing(), subscriptions=found))
+    assert isinstance(decided, Refusal)
+    assert "mode stream" in decided.message
+
+
+def test_where_a_subscription_began_is_history() -> None:
+    wanted = wanted_of(parse_topic(a_topic(subscriptions=[{"name": "mail", "start": "latest"}])))
+    found = {"mail": subscription("mail", start="earliest")}
+    assert decide(wanted, Standing(config=standing(), subscriptions=found)) == []
+
+
+def test_the_oldest_claim_wins() -> None:
+    old = Claim("2026-05-01T12:00:00Z", "b", "MomTopic", "ns", "old")
+    new = Claim("2026-05-01T12:00:01Z", "a", "MomQueue", "ns", "new")
+    assert conflict_with(old, [new]) is None
+    refusal = conflict_with(new, [old])
+    assert refusal is not None
+    assert "MomTopic ns/old" in refusal.message
+
+
+# The registry.
+
+
+def _put(registry: Registry, obj: dict[str, Any], version: int) -> Any:
+    obj["metadata"]["resourceVersion"] = str(version)
+    return registry.put(obj)
+
+
+def test_rivals_and_topics_of_a_cluster_are_found() -> None:
+    registry = Registry()
+    _put(registry, a_topic("one", name="x"), 1)
+    change = _put(registry, a_topic("two", name="x"), 2)
+    one, two = Key("MomTopic", "ns", "one"), Key("MomTopic", "ns", "two")
+    assert change.others == (one,)
+    assert [rival.name for rival in registry.rivals_of(one)] == ["two"]
+    assert set(registry.topics_of(Key("MomCluster", "ns", "c"))) == {one, two}
+    change = registry.remove(one)
+    assert change.others == (two,)
+    assert list(registry.rivals_of(two)) == []
+
+
+def test_a_status_of_our_own_is_no_news() -> None:
+    registry = Registry()
+    assert _put(registry, a_topic(), 1).fresh
+    written = a_topic() | {"status": {"partitions": 1}}
+    assert not _put(registry, written, 2).fresh
+    resource = registry.topic(Key("MomTopic", "ns", "orders"))
+    assert resource is not None
+    assert resource.status == {"partitions": 1}
+    assert _put(registry, a_topic(), 2) is None
+    assert _put(registry, a_topic(), 1) is None
+    changed = a_topic(partitions=3)
+    changed["metadata"]["generation"] = 2
+    assert _put(registry, changed, 3).fresh
+
+
+def test_a_listing_finds_what_was_missed() -> None:
+    registry = Registry()
+    _put(registry, a_topic("gone"), 1)
+    _put(registry, a_topic("young"), 9)
+    new = a_topic("new")
+    new["metadata"]["resourceVersion"] = "4"
+    changes = list(registry.replace("MomTopic", "", [new], "5"))
+    assert [(change.key.name, change.fresh) for change in changes] == [
+        ("new", True),
+        ("gone", True),
+    ]
+    assert registry.get(Key("MomTopic", "ns", "young")) is not None
+
+
+def test_a_topic_that_cannot_be_read_is_known_all_the_same() -> None:
+    registry = Registry()
+    bad = a_topic(partitions="many")
+    change = _put(registry, bad, 1)
+    assert change.fresh
+    assert registry.topic(change.key) is None
+    assert registry.get(change.key) is not None
