@@ -14,7 +14,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from mom_broker.rpc.http import Check, HealthServer
-from mom_core.errors import MomError
+from mom_core.errors import ErrorCode, MomError
 from mom_core.ports import Clock, Random, Store
 from mom_process.addresses import advertised, parse_address
 from mom_process.flags import access_of, open_notice
@@ -136,7 +136,8 @@ class StoreGate:
                 await self._store.open()
                 self.opened = True
             except MomError as error:
-                if not error.retriable or self._clock.monotonic_ms() >= deadline_ms:
+                stays = not error.retriable or error.code is ErrorCode.STORE_MISCONFIGURED
+                if stays or self._clock.monotonic_ms() >= deadline_ms:
                     raise
                 if self._waiting != error.message:
                     _log.warning("waiting for the store: %s", error.message)
