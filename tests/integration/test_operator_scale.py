@@ -18,13 +18,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from mom_broker.rpc.system import SystemClock, SystemRandom
 
 from integration.test_operator import api, pytestmark  # noqa: F401 - the fixture of this module, too
 from kube_api_server import KubeApiServer
 from mom_broker.master.app import Master
 from mom_broker.master.settings import MasterSettings
 from mom_broker.storage.memory import MemoryStore
+from mom_process.system import SystemClock, SystemRandom
 from operator_lab import Lab, cluster, is_ready, topic
 from redis_server import free_port
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import grpc
 import pytest
-from mom_broker.rpc.system import SystemClock, SystemRandom
 
 from mom_broker.node.registration import Registration
 from mom_broker.node.settings import NodeSettings
 from mom_broker.rpc.peers import GrpcTransport
 from mom_broker.storage.catalog_view import CatalogView
 from mom_broker.storage.memory import MemoryStore
+from mom_process.system import SystemClock, SystemRandom
 
 
 class SwallowingRegistration(Registration):

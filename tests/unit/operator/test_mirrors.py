@@ -9,7 +9,6 @@ from typing import Any
 
 import kopf
 import pytest
-from mom_client.system import SystemClock, SystemRandom
 
 from mom_operator import handlers
 from mom_operator.children import fingerprint
@@ -24,6 +23,7 @@ from mom_operator.kube import (
     check_owner,
 )
 from mom_operator.registry import Key
+from mom_process.system import SystemClock, SystemRandom
 
 
 def obj(name: str, version: int, **fields: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from mom_client.system import SystemClock, SystemRandom
 
 from mom_operator.work_queue import (
     BACKOFF_MS_FIRST,
@@ -17,6 +16,7 @@ from mom_operator.work_queue import (
     Schedule,
     WorkQueue,
 )
+from mom_process.system import SystemClock, SystemRandom
 
 KEYS = st.sampled_from("abcd")
 DELAYS = st.integers(0, 500)
