@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mom_core import limits
 from mom_core.access import CLUSTER, Action, Identity, allowed
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from mom_client.routing import TopicRoute
 
 ResultT = TypeVar("ResultT")
+
+
+# Work that was cancelled ends at once, unless it has something to give back first.
+ENDING_S_MAX: Final = 1.0
 
 
 class Service:
@@ -117,8 +121,9 @@ class Service:
     ) -> ResultT:
         """The result of ``work``, or ``empty`` when the gateway begins to drain.
 
-        When the client goes away ``work`` is cancelled and ClientGoneError raised; ``abandon`` gets
-        a result that came all the same, so that what it holds can be given back.
+        When the client goes away ``work`` is cancelled and ClientGoneError raised when it has ended,
+        so that what it worked on can be closed; ``abandon`` gets a result that came all the same, so
+        that what it holds can be given back.
         """
         task = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(_disconnected(receive))
@@ -131,6 +136,7 @@ class Service:
         except (ClientGoneError, asyncio.CancelledError):
             task.add_done_callback(lambda done: _abandon(done, abandon))
             task.cancel()
+            await asyncio.wait((task,), timeout=ENDING_S_MAX)
             raise
         finally:
             self.polls.discard(task)

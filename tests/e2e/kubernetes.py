@@ -125,6 +125,19 @@ class Namespace:
         """Run kubectl in it."""
         return self.cluster.kubectl("-n", self.name, *words, stdin=stdin, check=check)
 
+    def refusal(self, *words: str, stdin: str = "") -> str:
+        """What kubectl says of a command that has to fail."""
+        result = subprocess.run(
+            ["kubectl", "-n", self.name, *words],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS_MAX,
+            check=False,
+        )
+        assert result.returncode, f"kubectl {' '.join(words)} did not fail:\n{result.stdout}"
+        return result.stderr
+
     def apply(self, *objects: Object) -> None:
         """Make them so."""
         body = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
@@ -147,7 +160,9 @@ class Namespace:
         parts: Sequence[Sequence[str]] = (
             ("get", "pods", "-o", "wide"),
             ("get", "events", "--sort-by=.lastTimestamp"),
+            ("get", "momclusters,momtopics,momqueues", "-o", "yaml"),
             ("logs", "--all-containers", "--prefix", "--tail=30", "-l", "app", "--ignore-errors"),
+            ("logs", "--prefix", "--tail=30", "-l", "mom.dev/cluster", "--ignore-errors"),
         )
         return "\n".join(
             f"--- kubectl {' '.join(words)}\n{self.kubectl(*words, check=False)}" for words in parts

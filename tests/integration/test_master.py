@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 
 import grpc
@@ -135,10 +135,13 @@ class Cluster:
         await self._stack.aclose()
 
     async def master(self, **settings: object) -> Master:
+        return await self.master_over(self.store, **settings)
+
+    async def master_over(self, store: object, **settings: object) -> Master:
         chosen = {"listen": "127.0.0.1:0", "open_to_all": True} | settings
         master = Master(
             MasterSettings(**chosen),  # type: ignore[arg-type]
-            self.store,
+            store,  # type: ignore[arg-type]
             SystemClock(),
             SystemRandom(),
         )
@@ -152,9 +155,13 @@ class Cluster:
         return master
 
     async def node(self, node_id: str, master: Master, **settings: object) -> FakeNode:
+        node = self.new_node(node_id, master, **settings)
+        await node.registered.wait()
+        return node
+
+    def new_node(self, node_id: str, master: Master, **settings: object) -> FakeNode:
         node = FakeNode(node_id, master.address, **settings)  # type: ignore[arg-type]
         self._stack.push_async_callback(node.break_off)
-        await node.registered.wait()
         return node
 
     def stub(self, address: str) -> master_pb2_grpc.MasterStub:
@@ -390,6 +397,50 @@ async def test_a_leader_that_is_cut_off_steps_down_before_another_leads(
     await first.stop()
 
 
+async def test_a_node_that_registers_while_a_term_ends_is_sent_on(cluster: Cluster) -> None:
+    """Its record was being written, or it had not yet said who it is: no leader awaits it."""
+    cut_off = _CutOff(cluster.store)
+    master = await cluster.master_over(cut_off)
+    await leads(master)
+    known = await cluster.node("b", master)
+    term_ended = _ends_of_terms(master)
+    introduced = asyncio.Event()
+
+    async def late() -> AsyncIterator[master_pb2.NodeBeat]:
+        await introduced.wait()
+        node = broker_pb2.NodeInfo(node_id="b", address="127.0.0.1:1")
+        yield master_pb2.NodeBeat(node=node, incarnation=1)
+        await known.ended()
+
+    call = cluster.stub(master.address).RegisterNode(late())
+    cut_off.connected.clear()
+    node = cluster.new_node("a", master)
+    await cut_off.node_write_begun.wait()
+    await term_ended.wait()
+    cut_off.leases.clear()
+    cut_off.connected.set()
+    await node.ended()
+    introduced.set()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    for error in (node.error, from_rpc_error(caught.value)):
+        assert isinstance(error, RoutingError)
+        assert error.code is ErrorCode.NOT_LEADER
+    cut_off.leases.set()
+
+
+def _ends_of_terms(master: Master) -> asyncio.Event:
+    ended = asyncio.Event()
+    end_term = master._nodes.end_term
+
+    def noted(error: MomError) -> None:
+        end_term(error)
+        ended.set()
+
+    master._nodes.end_term = noted  # type: ignore[method-assign]
+    return ended
+
+
 class _CutOff:
     """A store whose leases and writes hang while it is cut off."""
 
@@ -397,17 +448,26 @@ class _CutOff:
         self._store = store
         self.connected = asyncio.Event()
         self.connected.set()
+        self.leases = asyncio.Event()
+        self.leases.set()
+        self.node_write_begun = asyncio.Event()
+        """The write of a node's record has begun and hangs."""
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
 
     async def acquire_lease(self, *arguments: object) -> object:
         await self.connected.wait()
+        await self.leases.wait()
         return await self._store.acquire_lease(*arguments)  # type: ignore[arg-type]
 
-    async def write(self, *arguments: object) -> int:
+    async def write(self, writes: Sequence[KeyWrite], *more: object) -> int:
+        if not self.connected.is_set() and any(
+            one.key.startswith(catalog.NODES_PREFIX) for one in writes
+        ):
+            self.node_write_begun.set()
         await self.connected.wait()
-        return await self._store.write(*arguments)  # type: ignore[arg-type]
+        return await self._store.write(writes, *more)  # type: ignore[arg-type]
 
 
 async def test_a_deposed_leader_writes_nothing_more(cluster: Cluster) -> None:

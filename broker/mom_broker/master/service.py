@@ -89,15 +89,20 @@ class MasterService(master_pb2_grpc.MasterServicer):
             first = await anext(beats)
         except StopAsyncIteration:
             return
+        # The term may have ended meanwhile, and nobody would end a session that joins after it.
+        self._leadership.require()
         session = await self._registry.join(first)
         reader = asyncio.create_task(self._read(beats, session), name="heartbeats")
         try:
             while not reader.done():
+                # Before the wait, too: it may have been ended while it was written down.
+                if session.error is not None:
+                    raise session.error
                 session.wake.clear()
                 yield self._registry.reply(session)
                 await _first(session.wake.wait(), reader)
-                if session.error is not None:
-                    raise session.error
+            if session.error is not None:
+                raise session.error
             reader.result()
         finally:
             self._registry.gone(session)

@@ -78,6 +78,9 @@ class Messenger(Protocol):
         """How many messages a queue holds, ready, delayed or leased."""
 
 
+# Of a partition: more than a load writes, and less than a small store may promise.
+RETENTION_BYTES: Final = 16 << 20
+
 Connect = Callable[[ClientRecorder], AbstractAsyncContextManager[Messenger]]
 
 
@@ -154,10 +157,15 @@ class SdkMessenger:
     ) -> None:
         """See :class:`Messenger`."""
         with _translated():
-            await self._client.create_topic(topic, partitions=partitions)
+            await self._client.create_topic(
+                topic, partitions=partitions, retention_bytes=RETENTION_BYTES
+            )
             await self._client.create_subscription(topic, subscription, mode="stream")
             await self._client.create_queue(
-                queue, partitions=partitions, lease_ms=int(lease_s * 1000)
+                queue,
+                partitions=partitions,
+                lease_ms=int(lease_s * 1000),
+                retention_bytes=RETENTION_BYTES,
             )
 
     async def send(self, target: str, body: str, key: str | None, *, queue: bool) -> Landed:
@@ -248,11 +256,11 @@ class HttpMessenger:
         self, topic: str, subscription: str, queue: str, partitions: int, lease_s: float
     ) -> None:
         """See :class:`Messenger`."""
-        lease_ms = int(lease_s * 1000)
-        await self._call("PUT", f"/v1/topics/{topic}", json={"partitions": partitions})
+        size = {"partitions": partitions, "retention_bytes": RETENTION_BYTES}
+        await self._call("PUT", f"/v1/topics/{topic}", json=size)
         await self._call("PUT", f"/v1/topics/{topic}/subscriptions/{subscription}", json={})
         await self._call(
-            "PUT", f"/v1/queues/{queue}", json={"partitions": partitions, "lease_ms": lease_ms}
+            "PUT", f"/v1/queues/{queue}", json=size | {"lease_ms": int(lease_s * 1000)}
         )
 
     async def send(self, target: str, body: str, key: str | None, *, queue: bool) -> Landed:
