@@ -117,7 +117,11 @@ class TopicAdmin:
         made = topics.new_topic(
             name,
             TopicKind.QUEUE,
-            {"partitions": topic.partitions, "message_bytes_max": topic.message_bytes_max},
+            # They all go to its first partition, and may be as many bytes as their origin's.
+            {
+                "retention_bytes": topic.retention_bytes,
+                "message_bytes_max": topic.message_bytes_max,
+            },
             topic_id=self._random.bytes(TOPIC_ID_BYTES).hex(),
             created_at_ms=self._store.now_ms(),
         )
