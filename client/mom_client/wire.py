@@ -38,7 +38,13 @@ _RECONNECT_MS_MAX: Final = 1_000
 # An attempt to connect may take so long. gRPC has no option of its own for that.
 _CONNECT_MS_MAX: Final = 1_000
 
+# A pod that comes back has another address under its name. gRPC asks for names every 30 s at most,
+# and less and less often while a name is unknown, both of which no option limits well: so a channel
+# of this age that can't connect is replaced by a fresh one.
+_FAILING_CHANNEL_S_MAX: Final = 1.0
+
 _CHANNEL_OPTIONS: Final = (
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ("grpc.max_receive_message_length", limits.GRPC_MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", limits.GRPC_MESSAGE_BYTES_MAX),
     ("grpc.keepalive_time_ms", KEEPALIVE_INTERVAL_MS),
@@ -127,6 +133,7 @@ class GrpcChannels:
     def __init__(self, token: str | None = None) -> None:
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._made_s: dict[str, float] = {}
         self._methods: dict[tuple[str, str], Callable[..., Any]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -161,6 +168,7 @@ class GrpcChannels:
             return reply
         except grpc.aio.AioRpcError as error:
             failure = error_from_rpc(error, address, method)
+            self._replace_failing(address)
         except asyncio.CancelledError:
             failure = self._cancelled(address)
         except grpc.aio.UsageError:
@@ -190,6 +198,7 @@ class GrpcChannels:
                 yield reply
         except grpc.aio.AioRpcError as error:
             failure = error_from_rpc(error, address, method)
+            self._replace_failing(address)
         except asyncio.CancelledError:
             failure = self._cancelled(address)
         except grpc.aio.UsageError:
@@ -228,7 +237,23 @@ class GrpcChannels:
 
             channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
             self._channels[address] = channel
+            self._made_s[address] = asyncio.get_running_loop().time()
         return channel
+
+    def _replace_failing(self, address: str) -> None:
+        """Close a channel that can't connect, so that the next call makes another one.
+
+        No call is under way on it: without a connection they fail at once.
+        """
+        import grpc
+
+        channel = self._channels.get(address)
+        if channel is None:
+            return
+        age_s = asyncio.get_running_loop().time() - self._made_s[address]
+        failing = channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        if failing and age_s > _FAILING_CHANNEL_S_MAX:
+            self._close(address)
 
     def keep_only(self, addresses: Collection[str]) -> None:
         """Close connections to processes that are no more."""
@@ -239,6 +264,7 @@ class GrpcChannels:
         channel = self._channels.pop(address, None)
         if channel is None:
             return
+        self._made_s.pop(address, None)
         for key in [key for key in self._methods if key[0] == address]:
             del self._methods[key]
         task = asyncio.get_running_loop().create_task(channel.close())
@@ -268,5 +294,6 @@ class GrpcChannels:
     async def _close_all(self) -> None:
         channels = list(self._channels.values())
         self._channels.clear()
+        self._made_s.clear()
         self._methods.clear()
         await asyncio.gather(*(channel.close() for channel in channels), *self._closing)

@@ -24,6 +24,8 @@ from mom_proto.v1 import broker_pb2, master_pb2, types_pb2
 
 # One call, with all its redirections. A leader that died is replaced within three seconds.
 CALL_MS_MAX: Final = 5_000
+# A cluster's turn waits for this one, and so does the status that has to tell why nobody answers.
+GLANCE_MS_MAX: Final = 2_000
 RETRY_MS: Final = 200
 # A page that a process without a store serves at once; a network policy may drop the request.
 READY_PAGE_S_MAX: Final = 1.0
@@ -61,7 +63,7 @@ class Admin:
 
     async def mom(self) -> Mom:
         """The cluster at a glance."""
-        reply = await self._call("GetCluster", master_pb2.GetClusterRequest())
+        reply = await self._call("GetCluster", master_pb2.GetClusterRequest(), GLANCE_MS_MAX)
         found = master_pb2.GetClusterResponse.FromString(reply)
         return Mom(
             nodes={one.node_id: _node(one) for one in found.nodes},
@@ -179,10 +181,10 @@ class Admin:
 
     # The call itself.
 
-    async def _call(self, method: str, request: Any) -> bytes:
+    async def _call(self, method: str, request: Any, timeout_ms: int = CALL_MS_MAX) -> bytes:
         """Ask the leader, finding it first. Every call here may be sent twice."""
         sent = request.SerializeToString()
-        deadline_ms = self._clock.monotonic_ms() + CALL_MS_MAX
+        deadline_ms = self._clock.monotonic_ms() + timeout_ms
         while True:
             left_ms = deadline_ms - self._clock.monotonic_ms()
             try:

@@ -136,13 +136,13 @@ class ClusterReconciler:
         mom_seen = await self._with_mom(key, names, values, seen)
         children = desired(cluster, self._inputs(cluster, names, values, mom_seen))
         first = [one for one in children if one.component not in (MASTER, GATEWAY)]
-        former = await self._apply_all(first, problems)
+        former = await self._apply_all(first, mom_seen, problems)
         seen = self._refreshed(cluster, names, mom_seen)
         seen = await self._with_machines(seen)
         for component in (MASTER, GATEWAY):
             turn = [one for one in children if one.component == component]
             held = self._not_held(turn, seen, make_plan(cluster, seen))
-            former |= await self._apply_all(held, problems)
+            former |= await self._apply_all(held, seen, problems)
             # What was just applied counts: gateways wait for masters whose template changed.
             seen = self._refreshed(cluster, names, seen)
         plan = make_plan(cluster, seen)
@@ -250,10 +250,15 @@ class ClusterReconciler:
 
     # Writing.
 
-    async def _apply_all(self, children: list[Child], problems: list[Problem]) -> bool:
+    async def _apply_all(
+        self, children: list[Child], seen: Observed, problems: list[Problem]
+    ) -> bool:
         """Apply children one by one; whether some wait for an earlier cluster's to go."""
         former = False
         for child in children:
+            if await self._leaves_pods(child, seen):
+                former = True
+                continue
             try:
                 await self._children.apply(_annotated(child))
             except OwnershipError as error:
@@ -266,6 +271,21 @@ class ClusterReconciler:
                     raise
                 problems.append(Problem(error.reason or "Refused", error.message))
         return former
+
+    async def _leaves_pods(self, child: Child, seen: Observed) -> bool:
+        """Whether a StatefulSet is gone and its pods are not yet.
+
+        A new one could not make pods of the same names, and its controller would try again less and
+        less often, so that it comes about minutes after the old pods have gone.
+        """
+        if child.kind != "StatefulSet":
+            return False
+        pods = [pod for pod in seen.of(child.component) if pod.owned or pod.deleting]
+        if not pods:
+            return False
+        namespace = child.manifest["metadata"]["namespace"]
+        standing = await self._children.find(ChildKey(child.kind, namespace, child.name))
+        return standing is None
 
     def _not_held(self, children: list[Child], seen: Observed, plan: Plan) -> list[Child]:
         """Without Deployments whose changed template has to wait for its turn."""

@@ -58,6 +58,10 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     """The Kubernetes node; empty before it is scheduled."""
     address: str = ""
     trouble: Trouble | None = None
+    owned: bool = False
+    """A StatefulSet or ReplicaSet made it, which may be gone, and then the pod goes too."""
+    ended: str = ""
+    """How its container ended before it was started again; empty when it was not."""
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +148,19 @@ def parse_pod(obj: Object, now: datetime) -> Pod:
         machine=(obj.get("spec") or {}).get("nodeName", ""),
         address=status.get("podIP", ""),
         trouble=trouble_of(status),
+        owned=bool(metadata.get("ownerReferences")),
+        ended=_ended(status),
     )
+
+
+def _ended(status: Object) -> str:
+    for container in status.get("containerStatuses") or ():
+        states = (container.get("state") or {}, container.get("lastState") or {})
+        for state in states:
+            ended = state.get("terminated")
+            if ended:
+                return f"{ended.get('reason', 'Error')}, exit code {ended.get('exitCode')}"
+    return ""
 
 
 def trouble_of(status: Object) -> Trouble | None:

@@ -207,6 +207,9 @@ def _why(observed: Observed, component: str, text: str) -> str:
     for pod in observed.of(component):
         if pod.trouble is not None and not pod.ready:
             return f"{text}: {_trouble(pod)}"
+    for pod in observed.of(component):
+        if pod.ended and not pod.ready and not pod.deleting:
+            return f"{text}: {pod.name} ended ({pod.ended}) and starts again"
     return text
 
 

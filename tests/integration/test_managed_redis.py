@@ -43,7 +43,8 @@ def _cluster() -> Cluster:
 class Pod:
     """The container of managed Redis as a process: its command and probes, with paths of ours."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, data: Path | None = None) -> None:
+        """``data``: the volume of another one."""
         names = Names("my-mom", "shop")
         inputs = Inputs(secrets={names.redis_auth: {"password": PASSWORD.encode()}})
         children = {(one.kind, one.name): one.manifest for one in desired(_cluster(), inputs)}
@@ -56,7 +57,9 @@ class Pod:
             for path in (CONFIG_PATH, AUTH_PATH, DATA_PATH)
         }
         for place in self._places.values():
-            place.mkdir()
+            place.mkdir(parents=True)
+        if data is not None:
+            self._places[DATA_PATH] = data
         config = children["ConfigMap", names.redis]["data"]["redis.conf"]
         (self._places[CONFIG_PATH] / "redis.conf").write_text(self._here(config))
         (self._places[AUTH_PATH] / "auth.conf").write_text(redis_auth_file(PASSWORD))
@@ -77,13 +80,25 @@ class Pod:
     def start(self) -> None:
         """Run the container's command."""
         command = [self._here(word) for word in self.container["command"]]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+
+    @property
+    def data(self) -> Path:
+        """Its volume."""
+        return self._places[DATA_PATH]
+
+    def says(self) -> str:
+        """The first line of its log."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().decode()
 
     def stop(self) -> None:
         """End it as Kubernetes does."""
         assert self._process is not None
         self._process.terminate()
-        self._process.wait(WAIT_S_MAX)
+        # With its last words, so that no pipe is left.
+        self._process.communicate(timeout=WAIT_S_MAX)
 
     def passes(self, probe: str) -> bool:
         """Run a probe once."""
@@ -165,3 +180,19 @@ def test_one_that_is_gone_is_dead(pod: Pod) -> None:
     assert not pod.passes("livenessProbe")
     pod.start()
     pod.wait_for("livenessProbe")
+
+
+def test_a_second_one_waits_for_the_volume(pod: Pod, tmp_path: Path) -> None:
+    """One that was deleted by force may acknowledge for a while beside its successor."""
+    pod.wait_for("readinessProbe")
+    successor = Pod(tmp_path / "successor", data=pod.data)
+    successor.start()
+    assert "waiting" in successor.says()
+    with contextlib.closing(pod.client()) as client:
+        client.set("acknowledged", "late")
+    pod.stop()
+    successor.wait_for("readinessProbe")
+    with contextlib.closing(successor.client()) as client:
+        assert client.get("acknowledged") == b"late"
+    successor.stop()
+    pod.start()

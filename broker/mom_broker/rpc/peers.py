@@ -33,6 +33,8 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 500),
     # gRPC's "minimum backoff" is in truth how long one connection attempt may take.
     ("grpc.min_reconnect_backoff_ms", 1_000),
+    # A pod that comes back has another address under its name.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
     # Else objects of one process that stand for several share sockets, and fail together.
     ("grpc.use_local_subchannel_pool", 1),

@@ -44,7 +44,13 @@ _DEFAULT_RESOURCES: Final[Manifest] = {
 }
 
 # Both images have these programs under one name or the other.
-_SERVER: Final = 'exec "$(command -v valkey-server || command -v redis-server)" "$0"'
+# The server keeps the lock until it has ended. A pod that was deleted by force may go on writing
+# and acknowledging for a while beside its successor, and all that would be lost: so that one waits.
+_SERVER: Final = f"""if command -v flock >/dev/null && exec 9>>{DATA_PATH}/mom.lock; then
+  flock -n 9 || {{ echo "another Redis still runs on this volume: waiting"; flock 9; }} ||
+    echo "this volume knows no locks"
+fi
+exec "$(command -v valkey-server || command -v redis-server)" "$0\""""
 _PING: Final = '"$(command -v valkey-cli || command -v redis-cli)" -h 127.0.0.1 ping 2>&1'
 # Any answer is a sign of life: LOADING after a start takes as long as the data is large, BUSY while
 # a function runs, NOAUTH between a change of the password and the restart.

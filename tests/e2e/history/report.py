@@ -25,10 +25,12 @@ class Row:
     longest_call_s: float
     """Beyond the wait that was asked for."""
     longest_gap_s: float
-    """The longest time between two successful sends of one client."""
+    """The longest time between two successful sends of one client, of whatever kind."""
     lost: int
     duplicated: int
     second_leases: int
+    gaps_s: dict[str, float] = field(default_factory=dict)
+    """The longest gap of any client of each kind."""
     errors: Counter[str] = field(default_factory=Counter)
 
 
@@ -51,15 +53,17 @@ def row(history: History, verdict: Verdict, disruption: Disruption) -> Row:
     failed = dict.fromkeys(sorted({one.kind for one in history.clients.values()}), 0)
     for call in failures:
         failed[history.clients[call.client].kind] += 1
+    gaps_s = _by_kind(history, gaps(history, disruption))
     return Row(
         disruption.name,
         len(calls),
         failed,
         max((_beyond_wait(one) for one in calls), default=0.0),
-        max(gaps(history, disruption).values(), default=0.0),
+        max(gaps_s.values(), default=0.0),
         sum(one.rule in LOST_RULES and within(one.at) for one in verdict.findings),
         sum(within(at) for at in verdict.duplicate_times),
         sum(one.rule == "second lease" and within(one.at) for one in verdict.findings),
+        gaps_s,
         Counter(f"{one.what}: {one.error}" for one in failures),
     )
 
@@ -91,6 +95,14 @@ def gaps(history: History, disruption: Disruption) -> dict[str, float]:
     return longest
 
 
+def _by_kind(history: History, of_clients: dict[str, float]) -> dict[str, float]:
+    longest: dict[str, float] = {}
+    for client, seconds in of_clients.items():
+        kind = history.clients[client].kind
+        longest[kind] = max(seconds, longest.get(kind, 0.0))
+    return longest
+
+
 def _beyond_wait(call: CallRecord) -> float:
     return max(0.0, call.end - call.begin - call.wait_s)
 
@@ -103,7 +115,7 @@ def markdown_table(found: Sequence[Row]) -> str:
         "calls",
         *(f"failed, {kind}" for kind in kinds),
         "longest call",
-        "longest gap between sends",
+        *(f"longest gap, {kind}" for kind in kinds),
         "lost",
         "duplicated",
         "second leases",
@@ -116,7 +128,7 @@ def markdown_table(found: Sequence[Row]) -> str:
                 f"{one.calls:,}",
                 *(f"{one.failed.get(kind, 0):,}" for kind in kinds),
                 f"{one.longest_call_s:.2f} s",
-                f"{one.longest_gap_s:.2f} s",
+                *(f"{one.gaps_s.get(kind, 0.0):.2f} s" for kind in kinds),
                 str(one.lost),
                 str(one.duplicated),
                 str(one.second_leases),

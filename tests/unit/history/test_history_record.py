@@ -125,15 +125,16 @@ def test_a_disruption_s_cost() -> None:
     )
     assert killed.longest_call_s == pytest.approx(0.5)
     assert killed.longest_gap_s == pytest.approx(3)
+    assert killed.gaps_s == {"http": 0, "sdk": pytest.approx(3)}
     assert killed.errors == {"receive: ConnectError": 1}
     assert (comes.calls, comes.failed) == (0, {"http": 0, "sdk": 0})
     assert comes.longest_gap_s == pytest.approx(3)
     assert markdown_table([killed, comes]) == (
         "| disruption | calls | failed, http | failed, sdk | longest call |"
-        " longest gap between sends | lost | duplicated | second leases |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
-        "| a node is killed | 3 | 1 | 0 | 0.50 s | 3.00 s | 0 | 0 | 0 |\n"
-        "| a node comes | 0 | 0 | 0 | 0.00 s | 3.00 s | 0 | 0 | 0 |\n"
+        " longest gap, http | longest gap, sdk | lost | duplicated | second leases |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| a node is killed | 3 | 1 | 0 | 0.50 s | 0.00 s | 3.00 s | 0 | 0 | 0 |\n"
+        "| a node comes | 0 | 0 | 0 | 0.00 s | 0.00 s | 3.00 s | 0 | 0 | 0 |\n"
     )
 
 

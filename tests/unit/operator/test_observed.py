@@ -84,3 +84,13 @@ def test_a_machine_without_news_is_gone() -> None:
     assert machine_is_gone(None)
     assert machine_is_gone({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
     assert not machine_is_gone({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
+
+
+def test_how_a_container_ended_is_known_when_it_runs_again() -> None:
+    ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+    running = {"state": {"running": {}}, "lastState": ended}
+    assert (
+        parse_pod(a_pod({"containerStatuses": [running]}), NOW).ended == "OOMKilled, exit code 137"
+    )
+    assert parse_pod(a_pod({"containerStatuses": [{"state": ended}]}), NOW).ended
+    assert not parse_pod(a_pod({"containerStatuses": [{"state": {"running": {}}}]}), NOW).ended

@@ -131,6 +131,27 @@ def test_a_pod_that_cannot_run_is_named_with_its_last_words() -> None:
     assert message == "c-node-0: CrashLoopBackOff: error: no AOF"
 
 
+def test_a_redis_that_was_killed_is_named_with_its_end() -> None:
+    redis = Pod(
+        name="c-redis-0",
+        uid="u",
+        component="redis",
+        revision="r",
+        ready=False,
+        deleting=False,
+        ended="OOMKilled, exit code 137",
+    )
+    whole_one = in_order()
+    seen = msgspec.structs.replace(
+        whole_one,
+        pods=(*whole_one.pods, redis),
+        redis=msgspec.structs.replace(whole(1), ready=0),
+    )
+    ready = conditions.find(told(seen, a_cluster(told(whole_one))), "Ready")
+    assert ready["reason"] == "RedisNotReady"
+    assert "c-redis-0 ended (OOMKilled, exit code 137) and starts again" in ready["message"]
+
+
 def test_a_cause_comes_before_its_consequences() -> None:
     problem = Problem("SecretMissing", "Secret 'redis' is missing")
     seen = msgspec.structs.replace(in_order(), mom=None, problems=(problem,))
