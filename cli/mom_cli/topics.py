@@ -6,7 +6,7 @@ The commands of both are made by the same functions, so that they can't drift ap
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -80,6 +80,20 @@ def _partitions(config: TopicConfig) -> str:
     return f"{config.partitions} partition{'s' if config.partitions != 1 else ''}"
 
 
+# What fits a line; describe tells the rest.
+_LISTED: Final = (
+    "name",
+    "partitions",
+    "retention_ms",
+    "retention_bytes",
+    "message_bytes_max",
+    "lease_ms",
+    "ordering",
+    "dead_letter",
+    "created_at_ms",
+)
+
+
 def _list(kind: TopicKind, context: click.Context) -> None:
     async def work(engine: Engine) -> list[TopicConfig]:
         from mom_client.operations import list_all
@@ -91,7 +105,7 @@ def _list(kind: TopicKind, context: click.Context) -> None:
     if shared_of(context).as_json:
         print_json(shown)
         return
-    names = [name for name in (shown[0] if shown else ()) if name not in ("kind", "topic_id")]
+    names = [name for name in _LISTED if name in (shown[0] if shown else ())]
     print_table(
         [shown_name(name).upper() for name in names],
         ([shown_setting(name, one[name]) for name in names] for one in shown),
