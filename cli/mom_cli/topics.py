@@ -13,6 +13,7 @@ import msgspec
 
 from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.connection import with_deletion, with_engine
+from mom_cli.delivery import delivery_options
 from mom_cli.output import (
     print_facts,
     print_json,
@@ -52,6 +53,7 @@ def _settings(kind: TopicKind) -> list[click.Option]:
                 type=duration,
                 help="How long a worker has a message to itself, such as 30s.",
             ),
+            *delivery_options(),
         ]
     return options
 
@@ -125,7 +127,7 @@ def _print_description(kind: TopicKind, document: dict[str, Any]) -> None:
     print_facts((shown_name(name), shown_setting(name, value)) for name, value in document.items())
     click.echo()
     titles = ["PARTITION", "NODE", "EPOCH", "FIRST", "NEXT", "SIZE"]
-    columns = ["ready", "delayed", "leased"] if kind is TopicKind.QUEUE else []
+    columns = ["ready", "delayed", "leased", "dead"] if kind is TopicKind.QUEUE else []
     print_table(
         titles + [column.upper() for column in columns],
         (
@@ -180,6 +182,7 @@ def subscription_document(counts: broker_pb2.SubscriptionDescription) -> dict[st
             "ready": counts.ready,
             "delayed": counts.delayed,
             "leased": counts.leased,
+            "dead": counts.dead,
         }
     return {
         "name": counts.name,
@@ -245,7 +248,11 @@ def _group(kind: TopicKind) -> click.Group:
         TopicKind.TOPIC: "Topics: messages in partitions, kept for a time, to be replayed.\n\n"
         + examples("mom topic create orders --partitions 3", "mom topic describe orders"),
         TopicKind.QUEUE: "Queues: each message leased to one worker until it is acknowledged.\n\n"
-        + examples("mom queue create jobs --lease 30s", "mom queue describe jobs"),
+        + examples(
+            "mom queue create jobs --lease 30s",
+            "mom queue create mail --dead-letter mail.dlq --max-deliveries 5 --retry-backoff 1s",
+            "mom queue describe jobs",
+        ),
     }
     group = LazyGroup(kind.value, help=said[kind])
     name = click.Argument(["name"], metavar="NAME")
