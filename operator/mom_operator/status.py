@@ -98,9 +98,17 @@ def refused_status(before: Status, generation: int, problem: Problem, now: datet
 
 
 def paused_status(before: Status, generation: int, now: datetime) -> Status:
-    """The status of a cluster that is left alone: all else stays as it was last seen."""
+    """The status of a cluster that is left alone: all else stays as it was last seen.
+
+    Also the generation: a spec that was changed meanwhile is not observed, and nobody may take what
+    runs for it.
+    """
     text = "reconciling is paused by the annotation mom.dev/pause"
-    return _with_conditions(before, [Condition(PROGRESSING, False, PAUSED, text)], generation, now)
+    judged = [Condition(PROGRESSING, False, PAUSED, text)]
+    if before.get("observedGeneration") != generation:
+        judged.append(Condition(READY, False, PAUSED, f"the spec waits: {text}"))
+    status = _with_conditions(before, judged, generation, now)
+    return status | {"observedGeneration": before.get("observedGeneration", 0)}
 
 
 def _with_conditions(

@@ -111,11 +111,12 @@ class MomCluster:
     def condition(self, kind: str) -> Object:
         """A condition, if it is about the spec that stands; else an empty one."""
         found = self.get()
-        status = found.get("status") or {}
-        if status.get("observedGeneration") != found["metadata"]["generation"]:
-            return {}
-        conditions: list[Object] = status.get("conditions", [])
-        return next((one for one in conditions if one["type"] == kind), {})
+        conditions: list[Object] = (found.get("status") or {}).get("conditions", [])
+        generation = found["metadata"]["generation"]
+        for one in conditions:
+            if one["type"] == kind and one.get("observedGeneration") == generation:
+                return one
+        return {}
 
     def is_ready(self) -> bool:
         """Whether it says that it is Ready as its spec stands."""

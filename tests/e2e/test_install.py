@@ -143,6 +143,7 @@ def test_paused_is_left_alone(example: MomCluster) -> None:
     try:
         example.kubectl("scale", "momcluster", example.name, "--replicas=4")
         example.wait_says("Progressing", "paused by the annotation mom.dev/pause")
+        assert example.condition("Ready")["status"] == "False", "there are 3 nodes and not 4"
         service = f"{example.name}-gateway"
         example.kubectl("delete", "service", service)
         assert len(example.pods("node")) == 3

@@ -221,6 +221,17 @@ def _merged(target: Any, patch: Any) -> Any:
     return result
 
 
+def test_a_paused_cluster_stays_ready_as_it_was_and_not_for_a_newer_spec() -> None:
+    cluster = a_cluster()
+    before = status.cluster_status(cluster, in_order(), make_plan(cluster, in_order()), NAMES, NOW)
+    for generation, ready in ((3, "True"), (4, "False")):
+        paused = status.paused_status(before, generation, NOW)
+        assert conditions.find(paused, "Progressing")["reason"] == "Paused"
+        assert conditions.find(paused, "Ready")["status"] == ready
+        assert paused["observedGeneration"] == 3
+        assert status.paused_status(paused, generation, NOW) == paused
+
+
 @given(_OBJECTS, _OBJECTS)
 def test_a_patch_leads_from_one_to_the_other(before: dict[str, Any], after: dict[str, Any]) -> None:
     patch = merge_patch(before, after)
