@@ -8,9 +8,9 @@ processes of this cluster are called, and only methods that clients use; see
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Final
 
 from mom_client import connect_protocol as connect
@@ -147,14 +147,14 @@ class Relay:
         if self._service.draining:
             headers.append(_CLOSE)
         error: MomError | None = None
-        async with _Steps(messages) as steps:
-            first = await self._service.wait(steps.next(), receive, b"")
+        async with aclosing(messages):
+            first = await self._service.wait(_next(messages), receive, b"")
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             try:
                 message: bytes | None = first
                 while message:
                     await send(_part(connect.envelope(message)))
-                    message = await self._service.wait(steps.next(), receive, b"")
+                    message = await self._service.wait(_next(messages), receive, b"")
                 if message is not None:
                     error = _stopping()
             except MomError as failure:
@@ -173,28 +173,8 @@ class Relay:
         return reply.status
 
 
-class _Steps:
-    """The messages of a stream, one by one; closed at the end of the block.
-
-    A step may still be ending when its client has gone, and a generator that runs can't be closed.
-    """
-
-    def __init__(self, messages: AsyncGenerator[bytes, None]) -> None:
-        self._messages = messages
-        self._step: asyncio.Task[object] | None = None
-
-    async def __aenter__(self) -> _Steps:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._step is not None:
-            await asyncio.wait((self._step,))
-        await self._messages.aclose()
-
-    async def next(self) -> bytes | None:
-        """The next message, None after the last one. Runs as a task of its own."""
-        self._step = asyncio.current_task()
-        return await anext(self._messages, None)
+async def _next(messages: AsyncGenerator[bytes, None]) -> bytes | None:
+    return await anext(messages, None)
 
 
 def _part(data: bytes, *, more: bool = True) -> dict[str, object]:

@@ -122,6 +122,8 @@ class Informer:
         self._random = random
         self._slim = slimming
         self._objects: dict[ObjectKey, Object] = {}
+        self._passed = 0
+        """The version up to which the watch has told everything."""
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -135,8 +137,15 @@ class Informer:
         return self._objects.values()
 
     def learn(self, obj: Object) -> None:
-        """Take the answer to our own write, which the watch will repeat."""
-        self._put(self._slim(obj))
+        """Take the answer to our own write, which the watch will repeat.
+
+        An answer that the watch has already passed, of an object that is not there, comes after the
+        news that it was deleted.
+        """
+        known = self._objects.get(key_of(obj))
+        same = known is not None and known["metadata"].get("uid") == obj["metadata"].get("uid")
+        if same or version_number(obj["metadata"].get("resourceVersion", "")) > self._passed:
+            self._put(self._slim(obj))
 
     async def run(self) -> None:
         """Follow the API server until cancelled."""
@@ -145,6 +154,7 @@ class Informer:
             try:
                 listing = await self._source.list_all(self.kind, self._namespace, self._selector)
                 self.replace(listing.items)
+                self._passed = version_number(listing.resource_version)
                 self.synced.set()
                 retry_ms = RETRY_MS_FIRST
                 await self._follow(listing.resource_version)
@@ -182,6 +192,8 @@ class Informer:
     def take(self, event: WatchEvent) -> None:
         """One event of the watch."""
         self.contact_ms = self._clock.monotonic_ms()
+        version = event.object["metadata"].get("resourceVersion", "")
+        self._passed = max(self._passed, version_number(version))
         if event.type == "BOOKMARK":
             return
         obj = self._slim(event.object)

@@ -79,6 +79,24 @@ def test_an_answer_to_our_own_write_is_not_undone_by_a_late_event() -> None:
     assert changes == []
 
 
+def test_an_answer_that_comes_after_the_deletion_is_none() -> None:
+    """An apply for a cluster that is gone: its child is collected before the answer is here."""
+    things, _ = mirror()
+    things.take(WatchEvent("ADDED", obj("a", 5)))
+    things.take(WatchEvent("DELETED", obj("a", 6)))
+    things.learn(obj("a", 5))
+    assert things.get("ns", "a") is None
+    another = obj("a", 7)
+    another["metadata"]["uid"] = "another"
+    things.take(WatchEvent("ADDED", another))
+    things.learn(obj("a", 5))
+    found = things.get("ns", "a")
+    assert found is not None
+    assert found["metadata"]["uid"] == "another"
+    things.learn(obj("b", 8))
+    assert things.get("ns", "b") is not None
+
+
 def test_a_listing_finds_what_came_and_went_unseen() -> None:
     things, changes = mirror()
     things.replace([obj("kept", 1), obj("gone", 1), obj("old", 1)])
