@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -83,6 +84,9 @@ class LineFormat(NamedTuple):
     key_separator: bytes | None = None
     headers: dict[str, str] | None = None
     content_type: str | None = None
+    priority: int = 0
+    deliver_at_ms: int = 0
+    expires_at_ms: int = 0
 
 
 def message_of_line(line: Line, form: LineFormat) -> Message | None:
@@ -107,7 +111,15 @@ def message_of_line(line: Line, form: LineFormat) -> Message | None:
                 f"the line has no {shown!r} between key and value", field="key"
             )
     content_type = form.content_type or (TEXT if _is_text(value) else None)
-    return Message(value, key, form.headers, content_type)
+    return Message(
+        value,
+        key,
+        form.headers,
+        content_type,
+        deliver_at_ms=form.deliver_at_ms,
+        expires_at_ms=form.expires_at_ms,
+        priority=form.priority,
+    )
 
 
 def _message_of_json(data: bytes, form: LineFormat) -> Message:
@@ -118,10 +130,13 @@ def _message_of_json(data: bytes, form: LineFormat) -> Message:
         raise InvalidArgumentError(
             "partition can't stand in a line; --partition sends all lines to one", field="partition"
         )
-    message = message_of(item)
+    message = message_of(item, time.time_ns() // 1_000_000)
     message.key = message.key if message.key is not None else form.key
     message.headers = {**(form.headers or {}), **(message.headers or {})} or None
     message.content_type = message.content_type or form.content_type
+    message.priority = message.priority or form.priority
+    message.deliver_at_ms = message.deliver_at_ms or form.deliver_at_ms
+    message.expires_at_ms = message.expires_at_ms or form.expires_at_ms
     return message
 
 

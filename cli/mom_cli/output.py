@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -60,12 +60,17 @@ def shown_rough_bytes(size_bytes: int) -> str:
     return f"{size:.1f} TiB"
 
 
+_NONE_AT_ZERO: Final = ("retry_backoff_ms", "retry_backoff_max_ms", "message_ttl_ms")
+
+
 def shown_setting(name: str, value: object) -> object:
     """A setting of a topic as people write it."""
     if name == "created_at_ms" and isinstance(value, int):
         return shown_time(value)
     if name == "retention_ms" and value == 0:
         return "no limit by time"
+    if name in _NONE_AT_ZERO and value == 0:
+        return "none"
     if name.endswith("_ms") and isinstance(value, int):
         return format_duration(value)
     if "bytes" in name and isinstance(value, int):

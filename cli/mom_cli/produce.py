@@ -27,6 +27,7 @@ from mom_cli.lines import (
 )
 from mom_cli.output import print_json
 from mom_cli.progress import Progress
+from mom_cli.settings import duration
 from mom_client.results import Published
 from mom_core.errors import ErrorCode, MomError
 from mom_core.message import Message
@@ -112,6 +113,15 @@ class Tally:
     help="Lines are JSON objects with value or value_base64, and key, headers, content_type, ...",
 )
 @click.option("--partition", type=click.IntRange(min=0), help="Send to this partition.")
+@click.option(
+    "--priority", type=click.IntRange(0, 9), default=0, help="For a queue: higher ones come first."
+)
+@click.option(
+    "--delay", "delay_ms", type=duration, default=0, help="For a queue: delivered so much later."
+)
+@click.option(
+    "--ttl", "ttl_ms", type=duration, default=0, help="For a queue: not delivered after so long."
+)
 @click.option("--queue", is_flag=True, help="A name that does not exist becomes a queue.")
 @click.option(
     "--create/--no-create", default=None, help="Create a name that does not exist. In mom dev: yes."
@@ -167,11 +177,15 @@ def _line_format(
     headers: tuple[str, ...],
     content_type: str | None,
     is_json: bool,
+    priority: int,
+    delay_ms: int,
+    ttl_ms: int,
 ) -> LineFormat:
     if key_separator is not None and (is_json or key is not None or not key_separator):
         raise click.UsageError(
             "--key-separator must not be empty, nor go with --key or --json", context
         )
+    now_ms = time.time_ns() // 1_000_000
     parsed = {}
     for header in headers:
         name, equals, value = header.partition("=")
@@ -184,6 +198,9 @@ def _line_format(
         key_separator.encode() if key_separator else None,
         parsed or None,
         content_type,
+        priority,
+        now_ms + delay_ms if delay_ms else 0,
+        now_ms + ttl_ms if ttl_ms else 0,
     )
 
 

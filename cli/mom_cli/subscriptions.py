@@ -8,6 +8,7 @@ import click
 
 from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.connection import with_deletion, with_engine
+from mom_cli.delivery import with_delivery_options
 from mom_cli.output import print_facts, print_json, print_table, shown_name, shown_setting
 from mom_cli.settings import POSITION_HELP, duration, position
 from mom_cli.topics import subscription_document
@@ -54,6 +55,7 @@ def subscription() -> None:
     help="Stream mode: a member that is silent for longer loses its partitions.",
 )
 @click.option("--lease", "lease_ms", type=duration, help="Queue mode: the length of a lease.")
+@with_delivery_options
 @click.pass_context
 def create(context: click.Context, /, topic: str, name: str, **settings: Any) -> None:
     """Create a subscription."""
@@ -118,7 +120,7 @@ def describe(context: click.Context, topic: str, name: str) -> None:
     progress = document.pop("partition_list")
     print_facts((shown_name(key), shown_setting(key, value)) for key, value in document.items())
     click.echo()
-    columns: tuple[str, ...] = ("ready", "delayed", "leased")
+    columns: tuple[str, ...] = ("ready", "delayed", "leased", "dead")
     if document["mode"] == "stream":
         columns = ("committed_offset", "high_watermark", "lag", "member_id")
     print_table(

@@ -6,13 +6,14 @@ The commands of both are made by the same functions, so that they can't drift ap
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
 from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.connection import with_deletion, with_engine
+from mom_cli.delivery import delivery_options
 from mom_cli.output import (
     print_facts,
     print_json,
@@ -52,6 +53,7 @@ def _settings(kind: TopicKind) -> list[click.Option]:
                 type=duration,
                 help="How long a worker has a message to itself, such as 30s.",
             ),
+            *delivery_options(),
         ]
     return options
 
@@ -78,6 +80,20 @@ def _partitions(config: TopicConfig) -> str:
     return f"{config.partitions} partition{'s' if config.partitions != 1 else ''}"
 
 
+# What fits a line; describe tells the rest.
+_LISTED: Final = (
+    "name",
+    "partitions",
+    "retention_ms",
+    "retention_bytes",
+    "message_bytes_max",
+    "lease_ms",
+    "ordering",
+    "dead_letter",
+    "created_at_ms",
+)
+
+
 def _list(kind: TopicKind, context: click.Context) -> None:
     async def work(engine: Engine) -> list[TopicConfig]:
         from mom_client.operations import list_all
@@ -89,7 +105,7 @@ def _list(kind: TopicKind, context: click.Context) -> None:
     if shared_of(context).as_json:
         print_json(shown)
         return
-    names = [name for name in (shown[0] if shown else ()) if name not in ("kind", "topic_id")]
+    names = [name for name in _LISTED if name in (shown[0] if shown else ())]
     print_table(
         [shown_name(name).upper() for name in names],
         ([shown_setting(name, one[name]) for name in names] for one in shown),
@@ -125,7 +141,7 @@ def _print_description(kind: TopicKind, document: dict[str, Any]) -> None:
     print_facts((shown_name(name), shown_setting(name, value)) for name, value in document.items())
     click.echo()
     titles = ["PARTITION", "NODE", "EPOCH", "FIRST", "NEXT", "SIZE"]
-    columns = ["ready", "delayed", "leased"] if kind is TopicKind.QUEUE else []
+    columns = ["ready", "delayed", "leased", "dead"] if kind is TopicKind.QUEUE else []
     print_table(
         titles + [column.upper() for column in columns],
         (
@@ -180,6 +196,7 @@ def subscription_document(counts: broker_pb2.SubscriptionDescription) -> dict[st
             "ready": counts.ready,
             "delayed": counts.delayed,
             "leased": counts.leased,
+            "dead": counts.dead,
         }
     return {
         "name": counts.name,
@@ -245,7 +262,11 @@ def _group(kind: TopicKind) -> click.Group:
         TopicKind.TOPIC: "Topics: messages in partitions, kept for a time, to be replayed.\n\n"
         + examples("mom topic create orders --partitions 3", "mom topic describe orders"),
         TopicKind.QUEUE: "Queues: each message leased to one worker until it is acknowledged.\n\n"
-        + examples("mom queue create jobs --lease 30s", "mom queue describe jobs"),
+        + examples(
+            "mom queue create jobs --lease 30s",
+            "mom queue create mail --dead-letter mail.dlq --max-deliveries 5 --retry-backoff 1s",
+            "mom queue describe jobs",
+        ),
     }
     group = LazyGroup(kind.value, help=said[kind])
     name = click.Argument(["name"], metavar="NAME")

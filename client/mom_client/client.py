@@ -18,7 +18,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
 
 from mom_client import operations
 from mom_client.consumption import Consumption, Subscription
@@ -113,12 +113,14 @@ class Client:
         partition: int | None = None,
         content_type: str | None = None,
         timestamp_ms: int | None = None,
+        **wishes: Unpack[operations.Wishes],
     ) -> asyncio.Future[Published]:
         """Publish one message to a topic or queue.
 
         ``value`` is bytes, a str (stored as text) or anything that has a JSON form. The message is
         on its way when this returns, batched with others; await the result to know that it is
-        durable. Messages of one key keep the order of these calls. Raises InvalidArgumentError for
+        durable. Messages of one key keep the order of these calls. ``wishes`` are for queues: see
+        :class:`mom_client.operations.Wishes`. Raises InvalidArgumentError for
         a value that can't be sent, and OverloadedError when results are not awaited and too much
         waits; the future raises MomError when the message did not land.
         """
@@ -127,7 +129,7 @@ class Client:
         if known is not loop or sink is None:
             sink = LoopSink(loop)
             self._sink = (loop, sink)
-        message = operations.make_message(value, key, headers, content_type, timestamp_ms)
+        message = operations.make_message(value, key, headers, content_type, timestamp_ms, wishes)
         future: asyncio.Future[Published] = loop.create_future()
         self._io.hand_over(topic, message, partition, sink, future)
         return future

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
+from mom_client.face import duration_ms
 from mom_client.received import Origin, ReceivedMessage, messages_of_lease
 from mom_client.wire import error_from_proto
 from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, SettleError
@@ -25,12 +27,28 @@ if TYPE_CHECKING:
     from mom_client.engine import Engine
 
 
+class Wishes(TypedDict, total=False):
+    """What a message wishes of the queue that it goes to."""
+
+    priority: int
+    """0 to 9; higher ones come first."""
+    delay: float
+    """Seconds before which it is not delivered."""
+    deliver_at_ms: int
+    """The same as a time, milliseconds since the Unix epoch."""
+    ttl: float
+    """Seconds after which it is not delivered any more."""
+    expires_at_ms: int
+    """The same as a time, milliseconds since the Unix epoch."""
+
+
 def make_message(
     value: Any,
     key: str | bytes | None,
     headers: Mapping[str, str] | None,
     content_type: str | None,
     timestamp_ms: int | None,
+    wishes: Wishes,
 ) -> Message:
     """A message of Python values. Raises InvalidArgumentError."""
     data, own_type = encode_value(value)
@@ -40,13 +58,41 @@ def make_message(
                 f"the key is a {type(key).__name__}; a str or bytes is allowed", field="key"
             )
         key = key.encode()
-    return Message(
+    message = Message(
         data,
         key,
         dict(headers) if headers else None,
         content_type or own_type,
         timestamp_ms,
     )
+    if wishes:
+        _wish(message, **wishes)
+    return message
+
+
+def _wish(
+    message: Message,
+    priority: int = 0,
+    delay: float = 0,
+    deliver_at_ms: int = 0,
+    ttl: float = 0,
+    expires_at_ms: int = 0,
+) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    message.priority = priority
+    message.deliver_at_ms = _moment(deliver_at_ms, delay, ("deliver_at_ms", "delay"), now_ms)
+    message.expires_at_ms = _moment(expires_at_ms, ttl, ("expires_at_ms", "ttl"), now_ms)
+
+
+def _moment(at_ms: int, after: float, fields: tuple[str, str], now_ms: int) -> int:
+    if not after:
+        return at_ms
+    if at_ms:
+        raise InvalidArgumentError(
+            f"{fields[0]} and {fields[1]} say the same in two ways; give one of them",
+            field=fields[1],
+        )
+    return now_ms + duration_ms(after, fields[1])
 
 
 def message_of(value: Any) -> Message:

@@ -39,6 +39,7 @@ from mom_core.ids import UUID7_RANDOM_BYTES, uuid7
 from mom_core.message import BINARY, JSON, TEXT, Message, check_message
 from mom_core.partitioner import Partitioner, murmur2
 from mom_core.ports import Clock, Random
+from mom_core.producers import LASTING_PRODUCER
 from mom_proto.v1 import broker_pb2, types_pb2
 
 _PRODUCE: Final = "/mom.v1.Broker/Produce"
@@ -84,6 +85,8 @@ class TopicPublisher:
         if (
             message.headers
             or message.priority
+            or message.deliver_at_ms
+            or message.expires_at_ms
             or message.id is not None
             or message.content_type not in _COMMON_CONTENT_TYPES
             or len(message.value) > self._message_bytes_max
@@ -215,8 +218,8 @@ class Producer:
         return self._in_flight_bytes
 
     def new_producer_id(self) -> int:
-        """A random producer id; never 0, which means none."""
-        return int.from_bytes(self._random.bytes(8), "big") | 1
+        """A random producer id; never 0, which means none, nor one of MOM's own."""
+        return int.from_bytes(self._random.bytes(8), "big") % LASTING_PRODUCER | 1
 
     async def publish(
         self, topic: str, message: Message, partition: int | None = None

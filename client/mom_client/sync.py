@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from mom_client import operations
 from mom_client.client import CHUNK_MESSAGES, CHUNKS_MAX
@@ -113,6 +113,7 @@ class Client:
         partition: int | None = None,
         content_type: str | None = None,
         timestamp_ms: int | None = None,
+        **wishes: Unpack[operations.Wishes],
     ) -> Published:
         """Publish one message and wait until it is durable. Raises MomError when it did not land.
 
@@ -126,6 +127,7 @@ class Client:
             partition=partition,
             content_type=content_type,
             timestamp_ms=timestamp_ms,
+            **wishes,
         ).result()
 
     def publish_soon(
@@ -138,12 +140,13 @@ class Client:
         partition: int | None = None,
         content_type: str | None = None,
         timestamp_ms: int | None = None,
+        **wishes: Unpack[operations.Wishes],
     ) -> Future[Published]:
         """Publish one message without waiting; the future has the result.
 
         Raises OverloadedError when too much waits.
         """
-        message = operations.make_message(value, key, headers, content_type, timestamp_ms)
+        message = operations.make_message(value, key, headers, content_type, timestamp_ms, wishes)
         future: Future[Published] = Future()
         # A result that is under way can't be cancelled, which set_result relies on.
         future.set_running_or_notify_cancel()

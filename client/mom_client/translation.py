@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
 from mom_core import limits
 from mom_core.topics import (
     SECRET_BYTES,
@@ -32,6 +34,7 @@ MODES: Final = {
 MODES_ON_WIRE: Final = {mode: number for number, mode in MODES.items()}
 # What names a thing and does not set it up; it travels in any case.
 _IDENTITY: Final = frozenset({"name", "kind", "topic", "mode"})
+QUEUE_FIELDS: Final = QueueSettings.__struct_fields__
 # The master gives the real ones.
 _NO_TOPIC_ID: Final = "0" * 32
 _NO_SECRET: Final = bytes(SECRET_BYTES)
@@ -50,7 +53,7 @@ def topic_of_wire(topic: types_pb2.Topic) -> TopicConfig:
     kind = KINDS.get(topic.kind, TopicKind.TOPIC)
     queue = None
     if kind is TopicKind.QUEUE:
-        queue = QueueSettings(lease_ms=topic.lease_ms or limits.LEASE_MS_DEFAULT)
+        queue = queue_of_wire(topic.queue)
     return TopicConfig(
         name=topic.name,
         kind=kind,
@@ -69,8 +72,8 @@ def new_topic_to_wire(
 ) -> types_pb2.Topic:
     """A topic to create, with the settings that are named. Raises InvalidArgumentError."""
     config = new_topic(name, kind, settings, topic_id=_NO_TOPIC_ID, created_at_ms=0)
-    named = _named(show_topic(config), settings)
-    return types_pb2.Topic(name=name, kind=KINDS_ON_WIRE[kind], **named)
+    named, queue = _named(show_topic(config), settings)
+    return types_pb2.Topic(name=name, kind=KINDS_ON_WIRE[kind], queue=queue, **named)
 
 
 def subscription_of_wire(subscription: types_pb2.Subscription) -> SubscriptionConfig:
@@ -81,7 +84,7 @@ def subscription_of_wire(subscription: types_pb2.Subscription) -> SubscriptionCo
         mode=MODES.get(subscription.mode, SubscriptionMode.STREAM),
         start=subscription.start,
         session_ms=subscription.session_ms or limits.SESSION_MS_DEFAULT,
-        queue=QueueSettings(lease_ms=subscription.lease_ms or limits.LEASE_MS_DEFAULT),
+        queue=queue_of_wire(subscription.queue),
         created_at_ms=subscription.created_at_ms,
         secret=b"",
     )
@@ -92,10 +95,23 @@ def new_subscription_to_wire(
 ) -> types_pb2.Subscription:
     """A subscription to create, with the settings that are named. Raises InvalidArgumentError."""
     config = new_subscription(name, topic, settings, created_at_ms=0, secret=_NO_SECRET)
-    named = _named(show_subscription(config), settings)
-    return types_pb2.Subscription(topic=topic, name=name, mode=MODES_ON_WIRE[config.mode], **named)
+    named, queue = _named(show_subscription(config), settings)
+    return types_pb2.Subscription(
+        topic=topic, name=name, mode=MODES_ON_WIRE[config.mode], queue=queue, **named
+    )
 
 
-def _named(shown: Mapping[str, Any], settings: Mapping[str, object]) -> dict[str, Any]:
-    """Of the shown form, in numbers, the settings that were given in whatever form."""
-    return {field: shown[field] for field in settings if field not in _IDENTITY}
+def _named(
+    shown: Mapping[str, Any], settings: Mapping[str, object]
+) -> tuple[dict[str, Any], types_pb2.QueueSettings | None]:
+    """Of the shown form, in numbers, the settings that were given in whatever form; and those of
+    a queue."""
+    named = {field: shown[field] for field in settings if field not in _IDENTITY}
+    queue = {field: named.pop(field) for field in QUEUE_FIELDS if field in named}
+    return named, types_pb2.QueueSettings(**queue) if queue else None
+
+
+def queue_of_wire(settings: types_pb2.QueueSettings) -> QueueSettings:
+    """A queue's settings as they came; those that an older server does not send have defaults."""
+    sent = {field.name: value for field, value in settings.ListFields()}
+    return msgspec.convert(sent, QueueSettings)

@@ -65,6 +65,7 @@ _COLUMN_WIDTHS: Final = (
     (COLUMN_PRIORITY, 1),
     (COLUMN_DEDUP, 16),
 )
+_COLUMN_FORMATS: Final = {1: "B", 4: "I", 8: "Q"}
 _COLUMNS_KNOWN: Final = 31
 _NO_DEDUP: Final = bytes(16)
 
@@ -91,6 +92,10 @@ class BatchHeader(msgspec.Struct, frozen=True):
     def columns_end(self) -> int:
         """Where the records section begins."""
         return HEADER_BYTES + self.count * (4 + columns_width(self.columns))
+
+
+# Of the longest index: the end of the record and every column.
+COLUMNS_BYTES_PER_RECORD_MAX: Final = 4 + sum(width for _, width in _COLUMN_WIDTHS)
 
 
 def columns_width(columns: int) -> int:
@@ -386,6 +391,20 @@ def cut(data: bytes, first: int, end: int) -> bytes:
 
 def key_hashes(header: BatchHeader, data: bytes) -> tuple[int, ...]:
     """The key hash of each record, 0 for those without a key."""
-    if not header.columns & COLUMN_KEY_HASH:
+    return column(header, data, COLUMN_KEY_HASH)
+
+
+def column(header: BatchHeader, data: bytes, wanted: int) -> tuple[int, ...]:
+    """A number for each record from one of the columns but dedup; zeros when it is not there.
+
+    ``data`` need not hold more than header and columns.
+    """
+    if not header.columns & wanted:
         return (0,) * header.count
-    return struct.unpack_from(f"<{header.count}I", data, HEADER_BYTES + 4 * header.count)
+    place = HEADER_BYTES + 4 * header.count
+    for bit, width in _COLUMN_WIDTHS:
+        if bit == wanted:
+            return struct.unpack_from(f"<{header.count}{_COLUMN_FORMATS[width]}", data, place)
+        if header.columns & bit:
+            place += width * header.count
+    raise AssertionError(f"column {wanted} has no numbers")

@@ -98,6 +98,17 @@ TOKENS_MAX: Final = 10_000
 HASH_CACHE_KEYS_MAX: Final = 16_384
 HASH_CACHE_KEY_BYTES_MAX: Final = 128
 
+# The year 9999.
+TIMESTAMP_MS_MAX: Final = 253_402_300_799_999
+
+# Failed deliveries of a message. SQS's own default for a redrive policy is about as many, and a
+# message that failed a thousand times will not do otherwise.
+MAX_DELIVERIES_DEFAULT: Final = 5
+MAX_DELIVERIES_MAX: Final = 1_000
+RETRY_BACKOFF_MS_MAX: Final = 24 * 3600 * 1000
+RETRY_BACKOFF_MULTIPLIER_MAX: Final = 100
+MESSAGE_TTL_MS_MIN: Final = 100
+
 # What a topic's settings may be. Retention 0 ms: no limit by time.
 PARTITIONS_DEFAULT: Final = 1
 RETENTION_MS_MIN: Final = 1_000

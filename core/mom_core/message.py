@@ -99,6 +99,23 @@ def check_message(message: Message, message_bytes_max: int) -> None:
         )
     if message.id is not None and len(message.id) != 16:
         raise InvalidArgumentError("id must be 16 bytes (a UUID)", field="id")
+    _check_times(message)
+
+
+def _check_times(message: Message) -> None:
+    for field in ("deliver_at_ms", "expires_at_ms"):
+        time_ms = getattr(message, field)
+        if not 0 <= time_ms <= limits.TIMESTAMP_MS_MAX:
+            raise InvalidArgumentError(
+                f"{field} is {time_ms}; 0 to {limits.TIMESTAMP_MS_MAX} is allowed", field=field
+            )
+    if message.expires_at_ms and message.expires_at_ms <= message.deliver_at_ms:
+        raise InvalidArgumentError(
+            f"the message would expire ({message.expires_at_ms}) before it may be delivered "
+            f"({message.deliver_at_ms}), so nobody would ever get it; expire it later or deliver "
+            "it sooner",
+            field="expires_at_ms",
+        )
 
 
 def _check_headers(headers: dict[str, str]) -> None:

@@ -164,6 +164,21 @@ class StoredBatch(msgspec.Struct, frozen=True):
         return self.base_offset + self.count
 
 
+class BatchHead(msgspec.Struct, frozen=True):
+    """The beginning of a stored batch."""
+
+    base_offset: int
+    count: int
+    append_time_ms: int
+    head: bytes
+    """Its first bytes, as many as were asked for; the whole batch if it has fewer."""
+
+    @property
+    def end_offset(self) -> int:
+        """The offset after the last record."""
+        return self.base_offset + self.count
+
+
 class Loaded(NamedTuple):
     """A partition's delivery state as stored: apply the snapshot, then each journal entry."""
 
@@ -298,6 +313,19 @@ class Store(Protocol):
 
         At least one if there is any, then as many as fit into ``max_bytes``. Empty at the end of
         the log, and for a partition that is gone.
+        """
+
+    async def read_heads(
+        self,
+        partition: PartitionId,
+        offset: int,
+        batches_max: int,
+        *,
+        bytes_each: int,
+        bytes_per_record: int = 0,
+    ) -> tuple[BatchHead, ...]:
+        """As :meth:`read`, up to ``batches_max`` batches, but only the first bytes of each:
+        ``bytes_each``, and ``bytes_per_record`` for each of its records.
         """
 
     async def offset_at(self, partition: PartitionId, timestamp_ms: int) -> int:

@@ -8,10 +8,14 @@ The Redis engine states the same rule in Lua; ``tests/conformance`` holds both t
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mom_core.limits import PRODUCER_WINDOW_BATCHES
 from mom_core.ports import AppendOutcome
+
+LASTING_PRODUCER: Final = 1 << 63
+"""Producer ids from here on are never forgotten: MOM's own, of which there are few. Clients make
+theirs below."""
 
 
 class ProducerState(NamedTuple):

@@ -25,6 +25,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from mom_core import limits
+from mom_core.delivery.policy import Backoff, Ordering, Policy
 from mom_core.errors import ConflictError, ErrorCode, InvalidArgumentError, StoreError
 from mom_core.names import check_name, check_topic_id
 from mom_core.quantities import format_bytes, parse_bytes, parse_duration_ms
@@ -54,6 +55,35 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     lease_ms: int = limits.LEASE_MS_DEFAULT
     """The lease that a receive gets unless it asks for another."""
+    ordering: Ordering = Ordering.PRIORITY
+    """Which ready message comes next."""
+    dead_letter: str = ""
+    """The topic or queue for messages that can't be handled; empty: they come again for ever."""
+    max_deliveries: int = limits.MAX_DELIVERIES_DEFAULT
+    """After so many failed deliveries a message goes to the dead letters, if there are any."""
+    dead_letter_expired: bool = False
+    """Whether a message whose time is over goes there too; else it is dropped."""
+    retry_backoff_ms: int = 0
+    """The wait after the first failed delivery. 0: none."""
+    retry_backoff_multiplier: float = 1.0
+    """By which the wait grows with each further one."""
+    retry_backoff_max_ms: int = 0
+    """The longest wait. 0: no bound but the multiplier's."""
+    message_ttl_ms: int = 0
+    """How long after its arrival a message expires. 0: never by that."""
+
+    @property
+    def policy(self) -> Policy:
+        """What decides over deliveries."""
+        return Policy(
+            ordering=self.ordering,
+            backoff=Backoff(
+                self.retry_backoff_ms, self.retry_backoff_multiplier, self.retry_backoff_max_ms
+            ),
+            max_deliveries=self.max_deliveries if self.dead_letter else 0,
+            expired_are_dead=self.dead_letter_expired,
+            ttl_ms=self.message_ttl_ms,
+        )
 
 
 class TopicConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,10 +237,64 @@ class _Setting(NamedTuple):
     immutable: bool = False
 
 
-_QUEUE_SETTINGS: Final = {
-    "lease_ms": _Setting(
-        limits.LEASE_MS_DEFAULT, _duration(limits.LEASE_MS_MIN, limits.LEASE_MS_MAX)
+def _multiplier(value: object, field: str) -> float:
+    lowest, highest = 1, limits.RETRY_BACKOFF_MULTIPLIER_MAX
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidArgumentError(
+            f"{field} must be a number from {lowest} to {highest}, not {_shown(value)}",
+            field=field,
+        )
+    if not lowest <= value <= highest:
+        raise InvalidArgumentError(
+            f"{field} is {value}; {lowest} to {highest} is allowed", field=field
+        )
+    return float(value)
+
+
+def _flag(value: object, field: str) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(
+            f"{field} must be true or false, not {_shown(value)}", field=field
+        )
+    return value
+
+
+def _ordering(value: object, field: str) -> Ordering:
+    if isinstance(value, str) and value in tuple(Ordering):
+        return Ordering(value)
+    raise InvalidArgumentError(
+        f"{field} is {_shown(value)}; {', '.join(Ordering)} are allowed", field=field
+    )
+
+
+def _other_name(value: object, field: str) -> str:
+    if value == "":
+        return ""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(
+            f"{field} must be the name of a topic or queue, not {_shown(value)}", field=field
+        )
+    return check_name(value, field)
+
+
+_QUEUE_DEFAULTS: Final = QueueSettings()
+_WAIT: Final = _duration(0, limits.RETRY_BACKOFF_MS_MAX)
+_QUEUE_CHECKS: Final[dict[str, Check]] = {
+    "lease_ms": _duration(limits.LEASE_MS_MIN, limits.LEASE_MS_MAX),
+    "ordering": _ordering,
+    "dead_letter": _other_name,
+    "max_deliveries": _number(1, limits.MAX_DELIVERIES_MAX),
+    "dead_letter_expired": _flag,
+    "retry_backoff_ms": _WAIT,
+    "retry_backoff_multiplier": _multiplier,
+    "retry_backoff_max_ms": _WAIT,
+    "message_ttl_ms": _duration(
+        limits.MESSAGE_TTL_MS_MIN, limits.RETENTION_MS_MAX, zero="no expiry"
     ),
+}
+_QUEUE_SETTINGS: Final = {
+    name: _Setting(getattr(_QUEUE_DEFAULTS, name), check, immutable=name == "ordering")
+    for name, check in _QUEUE_CHECKS.items()
 }
 
 
@@ -320,15 +404,34 @@ def _topic_of(
         retention_bytes=values["retention_bytes"],
         message_bytes_max=values["message_bytes_max"],
         created_at_ms=created_at_ms,
-        queue=_queue_of(values) if kind is TopicKind.QUEUE else None,
+        queue=_queue_of(values, name) if kind is TopicKind.QUEUE else None,
         unknown=unknown,
     )
 
 
-def _queue_of(values: Mapping[str, Any]) -> QueueSettings:
-    if "lease_ms" not in values:
-        return QueueSettings()
-    return QueueSettings(lease_ms=values["lease_ms"])
+def _queue_of(values: Mapping[str, Any], name: str) -> QueueSettings:
+    """The settings of a queue, if they go together. Raises InvalidArgumentError."""
+    given = {field: values[field] for field in QueueSettings.__struct_fields__ if field in values}
+    queue = msgspec.convert(given, QueueSettings)
+    if queue.dead_letter == name:
+        raise InvalidArgumentError(
+            f"dead_letter of {name!r} is {name!r} itself, so a message that can't be handled "
+            "would never leave it; name another one",
+            field="dead_letter",
+        )
+    if queue.dead_letter_expired and not queue.dead_letter:
+        raise InvalidArgumentError(
+            "dead_letter_expired is true, but there is no dead_letter for the expired to go to; "
+            "name one",
+            field="dead_letter_expired",
+        )
+    if queue.retry_backoff_max_ms and queue.retry_backoff_max_ms < queue.retry_backoff_ms:
+        raise InvalidArgumentError(
+            f"retry_backoff_max_ms is {queue.retry_backoff_max_ms}, below retry_backoff_ms, which "
+            f"is {queue.retry_backoff_ms}; the longest wait can't be shorter than the first",
+            field="retry_backoff_max_ms",
+        )
+    return queue
 
 
 def new_subscription(
@@ -362,7 +465,7 @@ def new_subscription(
         mode=mode,
         start=values["start"],
         session_ms=values.get("session_ms", limits.SESSION_MS_DEFAULT),
-        queue=_queue_of(values),
+        queue=_queue_of(values, topic),
         created_at_ms=created_at_ms,
         secret=secret,
     )
@@ -403,7 +506,7 @@ def patch_subscription(existing: SubscriptionConfig, patch: object) -> Subscript
     return msgspec.structs.replace(
         existing,
         session_ms=values.get("session_ms", existing.session_ms),
-        queue=_queue_of(values),
+        queue=_queue_of(values, existing.topic),
     )
 
 
@@ -467,8 +570,13 @@ def show_topic(config: TopicConfig) -> dict[str, Any]:
         "created_at_ms": config.created_at_ms,
     }
     if config.queue is not None:
-        shown |= msgspec.structs.asdict(config.queue)
+        shown |= show_queue(config.queue)
     return shown
+
+
+def show_queue(queue: QueueSettings) -> dict[str, Any]:
+    """The shown form of a queue's own settings."""
+    return msgspec.structs.asdict(queue) | {"ordering": queue.ordering.value}
 
 
 def show_subscription(config: SubscriptionConfig) -> dict[str, Any]:
@@ -481,7 +589,7 @@ def show_subscription(config: SubscriptionConfig) -> dict[str, Any]:
         "created_at_ms": config.created_at_ms,
     }
     if config.mode is SubscriptionMode.QUEUE:
-        return shown | msgspec.structs.asdict(config.queue)
+        return shown | show_queue(config.queue)
     return shown | {"session_ms": config.session_ms}
 
 

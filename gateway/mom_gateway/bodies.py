@@ -24,8 +24,6 @@ from mom_core.errors import InvalidArgumentError, MomError
 from mom_core.ids import id_text, parse_id
 from mom_core.message import JSON, TEXT, Message
 
-TIMESTAMP_MS_MAX: Final = 253_402_300_799_999  # the year 9999
-
 
 class MessageIn(Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
     """A record or message to publish: exactly one of value and value_base64."""
@@ -57,6 +55,23 @@ class MessageIn(Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
         Meta(description="The producer's time, milliseconds since the Unix epoch. Default: now."),
     ] = None
     id: Annotated[str | None, Meta(description="A UUID. Default: a new UUIDv7.")] = None
+    priority: Annotated[
+        int, Meta(description="Of a queue's messages, 0 to 9; higher ones come first.")
+    ] = 0
+    delay_ms: Annotated[
+        int, Meta(description="A queue delivers it so much later, milliseconds.")
+    ] = 0
+    deliver_at_ms: Annotated[
+        int,
+        Meta(description="A queue does not deliver it before, milliseconds since the Unix epoch."),
+    ] = 0
+    ttl_ms: Annotated[
+        int, Meta(description="A queue does not deliver it any more after so long, milliseconds.")
+    ] = 0
+    expires_at_ms: Annotated[
+        int,
+        Meta(description="A queue does not deliver it from then on, milliseconds since the epoch."),
+    ] = 0
 
 
 class RecordsIn(MessageIn, forbid_unknown_fields=True, kw_only=True):
@@ -172,13 +187,13 @@ def decode_item(text: bytes | Raw) -> Item:
         return malformed_json(bytes(text), error)
 
 
-def message_of(item: MessageIn) -> Message:
+def message_of(item: MessageIn, now_ms: int) -> Message:
     """The message to publish. Raises InvalidArgumentError that names the field."""
     value, content_type = _value_of(item)
     key = item.key_base64 if item.key is None else item.key.encode()
-    if item.timestamp_ms is not None and not 0 <= item.timestamp_ms <= TIMESTAMP_MS_MAX:
+    if item.timestamp_ms is not None and not 0 <= item.timestamp_ms <= limits.TIMESTAMP_MS_MAX:
         raise InvalidArgumentError(
-            f"timestamp_ms is {item.timestamp_ms}; 0 to {TIMESTAMP_MS_MAX} is allowed",
+            f"timestamp_ms is {item.timestamp_ms}; 0 to {limits.TIMESTAMP_MS_MAX} is allowed",
             field="timestamp_ms",
         )
     return Message(
@@ -188,7 +203,27 @@ def message_of(item: MessageIn) -> Message:
         content_type,
         item.timestamp_ms,
         None if item.id is None else parse_id(item.id),
+        _moment(item.deliver_at_ms, item.delay_ms, ("deliver_at_ms", "delay_ms"), now_ms),
+        _moment(item.expires_at_ms, item.ttl_ms, ("expires_at_ms", "ttl_ms"), now_ms),
+        item.priority,
     )
+
+
+def _moment(at_ms: int, after_ms: int, fields: tuple[str, str], now_ms: int) -> int:
+    """A time that is given as such, or as a wait from now; 0: neither."""
+    if not after_ms:
+        return at_ms
+    if at_ms:
+        raise InvalidArgumentError(
+            f"{fields[0]} and {fields[1]} say the same in two ways; send one of them",
+            field=fields[1],
+        )
+    longest_ms = limits.TIMESTAMP_MS_MAX - now_ms
+    if not 0 < after_ms <= longest_ms:
+        raise InvalidArgumentError(
+            f"{fields[1]} is {after_ms}; 0 to {longest_ms} is allowed", field=fields[1]
+        )
+    return now_ms + after_ms
 
 
 def _value_of(item: MessageIn) -> tuple[bytes, str | None]:

@@ -101,6 +101,7 @@ class Target:
             self.headers = ((b"mom-created", f"{created.value} {name}".encode()),)
         self._engine = service.engine
         self._metrics = service.metrics
+        self._clock = service.clock
         self._partitions = partitions
 
     async def publish(self, items: Sequence[Item | Message]) -> list[Published | MomError]:
@@ -140,7 +141,7 @@ class Target:
                     f"partition is {partition}; {self.name!r} has 0 to {self._partitions - 1}",
                     field="partition",
                 )
-            return partition, message_of(item)
+            return partition, message_of(item, self._clock.now_ms())
         if isinstance(item, MomError):
             raise item
         return None, item

@@ -121,7 +121,7 @@ class Service:
     ) -> ResultT:
         """The result of ``work``, or ``empty`` when the gateway begins to drain.
 
-        When the client goes away ``work`` is cancelled, and ClientGoneError raised when it has
+        When the client goes away ``work`` is cancelled and ClientGoneError raised when it has
         ended, so that what it worked on can be closed; ``abandon`` gets a result that came all the
         same, so that what it holds can be given back.
         """

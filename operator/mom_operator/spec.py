@@ -254,23 +254,52 @@ class Retention(_Camel, frozen=True, kw_only=True):
     """Of each partition."""
 
 
-class Subscription(_Camel, frozen=True, kw_only=True):
-    """A durable reader of a topic."""
+class DeliverySpec(_Camel, frozen=True, kw_only=True):
+    """How messages of a queue, or of a queue-mode subscription, are delivered."""
+
+    ack_timeout: str | None = None
+    """The lease that a receive gets unless it asks for another."""
+    ordering: str | None = None
+    """Which comes next: ``priority``, ``fifo`` or ``fair``. Can't change."""
+    dead_letter: str | None = None
+    """Where messages go that can't be handled; empty: they come again for ever."""
+    max_deliveries: int | None = None
+    dead_letter_expired: bool | None = None
+    retry_backoff: str | None = None
+    retry_backoff_multiplier: float | None = None
+    retry_backoff_max: str | None = None
+    message_ttl: str | None = None
+
+    def delivery_settings(self) -> dict[str, object]:
+        """What is managed, in the shown form of :mod:`mom_core.topics`."""
+        return _given(
+            lease_ms=_milliseconds(self.ack_timeout, "ackTimeout"),
+            ordering=self.ordering,
+            dead_letter=self.dead_letter,
+            max_deliveries=self.max_deliveries,
+            dead_letter_expired=self.dead_letter_expired,
+            retry_backoff_ms=_milliseconds(self.retry_backoff, "retryBackoff"),
+            retry_backoff_multiplier=self.retry_backoff_multiplier,
+            retry_backoff_max_ms=_milliseconds(self.retry_backoff_max, "retryBackoffMax"),
+            message_ttl_ms=_milliseconds(self.message_ttl, "messageTtl"),
+        )
+
+
+class Subscription(DeliverySpec, frozen=True, kw_only=True):
+    """A durable reader of a topic. What it inherits is of queue mode."""
 
     name: str
     mode: str = "stream"
     start: str | None = None
     session_timeout: str | None = None
     """Stream mode: how long a member may stay silent."""
-    ack_timeout: str | None = None
-    """Queue mode: the lease that a receive gets unless it asks for another."""
 
     def settings(self) -> dict[str, object]:
         """What is managed, in the shown form of :mod:`mom_core.topics`."""
         return {"mode": self.mode} | _given(
             start=self.start,
             session_ms=_milliseconds(self.session_timeout, "sessionTimeout"),
-            lease_ms=_milliseconds(self.ack_timeout, "ackTimeout"),
+            **self.delivery_settings(),
         )
 
 
@@ -292,7 +321,7 @@ class TopicSpec(_Camel, frozen=True, kw_only=True):
         return _log_settings(self.partitions, self.retention, self.message_bytes_max)
 
 
-class QueueSpec(_Camel, frozen=True, kw_only=True):
+class QueueSpec(DeliverySpec, frozen=True, kw_only=True):
     """The spec of a MomQueue."""
 
     cluster_ref: ClusterReference
@@ -301,14 +330,12 @@ class QueueSpec(_Camel, frozen=True, kw_only=True):
     partitions: int | None = None
     retention: Retention = Retention()
     message_bytes_max: str | int | None = None
-    ack_timeout: str | None = None
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
 
     def settings(self) -> dict[str, object]:
         """What is managed, in the shown form of :mod:`mom_core.topics`."""
-        return _log_settings(self.partitions, self.retention, self.message_bytes_max) | _given(
-            lease_ms=_milliseconds(self.ack_timeout, "ackTimeout")
-        )
+        log = _log_settings(self.partitions, self.retention, self.message_bytes_max)
+        return log | self.delivery_settings()
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):

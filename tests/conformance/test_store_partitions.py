@@ -305,3 +305,33 @@ async def test_the_clock_of_the_store_goes_on(store: Store) -> None:
     first = store.now_ms()
     assert first > 1_700_000_000_000
     assert store.now_ms() >= first
+
+
+async def test_the_beginnings_of_batches_are_read_alone(
+    store: Store, partition: PartitionId
+) -> None:
+    await fill(
+        store,
+        partition,
+        [batch(b"abcdefgh", 3, 5), batch(b"ijklmnop", 2, 6), batch(b"qr", 1, 7)],
+    )
+    heads = await store.read_heads(partition, 0, 10, bytes_each=2)
+    assert [(one.base_offset, one.count, one.append_time_ms, one.head) for one in heads] == [
+        (0, 3, 5, b"ab"),
+        (3, 2, 6, b"ij"),
+        (5, 1, 7, b"qr"),
+    ]
+    heads = await store.read_heads(partition, 4, 10, bytes_each=1, bytes_per_record=2)
+    assert [(one.base_offset, one.head) for one in heads] == [(3, b"ijklm"), (5, b"qr")]
+    assert len(await store.read_heads(partition, 0, 2, bytes_each=1)) == 2
+    assert await store.read_heads(partition, 6, 10, bytes_each=1) == ()
+
+
+async def test_many_beginnings_are_read_in_order(store: Store, partition: PartitionId) -> None:
+    await store.claim(partition, 1)
+    for number in range(1, 14):
+        batches = [batch(b"%d" % one, 1, number) for one in range(100)]
+        await store.commit(Commit(partition, 1, number, batches))
+    heads = await store.read_heads(partition, 0, 2_000, bytes_each=4)
+    assert [one.base_offset for one in heads] == list(range(1_300))
+    assert len(await store.read_heads(partition, 0, 700, bytes_each=4)) == 700

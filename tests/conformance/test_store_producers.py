@@ -7,6 +7,7 @@ import pytest
 from mom_core import limits
 from mom_core.names import PartitionId
 from mom_core.ports import Appended, AppendOutcome, Commit, NewBatch, Store, TrimRule
+from mom_core.producers import LASTING_PRODUCER
 
 APPENDED, DUPLICATE = AppendOutcome.APPENDED, AppendOutcome.DUPLICATE
 OUT_OF_ORDER, UNKNOWN = AppendOutcome.OUT_OF_ORDER, AppendOutcome.UNKNOWN_PRODUCER
@@ -116,3 +117,16 @@ async def test_the_producers_longest_silent_are_forgotten(
     for producer in range(200, 260):
         await writer.send((producer, 0))
     assert (await writer.send((259, 1), (1, 3)))[1] == Appended(UNKNOWN, -1)
+
+
+async def test_a_lasting_producer_is_never_forgotten(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PRODUCERS_PER_PARTITION_MAX", 20)
+    lasting = LASTING_PRODUCER + 5
+    await writer.send((lasting, 0))
+    for producer in range(1, 80):
+        await writer.send((producer, 0))
+    assert await writer.send((1, 1)) == (Appended(UNKNOWN, -1),)
+    assert await writer.send((lasting, 0)) == (Appended(DUPLICATE, 0),)
+    assert (await writer.send((lasting, 1)))[0].outcome is APPENDED

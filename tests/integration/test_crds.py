@@ -180,6 +180,14 @@ REFUSED_AT_CREATION = [
     (TOPIC, "spec.subscriptions", [{"name": "a"}, {"name": "a"}], "Duplicate value"),
     (QUEUE, "spec.ackTimeout", "13h", "must be from 1s to 12h"),
     (QUEUE, "spec.ackTimeout", "0", "spec.ackTimeout"),
+    (QUEUE, "spec.ordering", "random", "spec.ordering"),
+    (QUEUE, "spec.maxDeliveries", 0, "spec.maxDeliveries"),
+    (QUEUE, "spec.retryBackoff", "25h", "must be from 1ms to 24h"),
+    (QUEUE, "spec.retryBackoffMultiplier", 0.5, "spec.retryBackoffMultiplier"),
+    (QUEUE, "spec.messageTtl", "1ms", "must be from 100ms"),
+    (QUEUE, "spec.deadLetter", "not a name", "spec.deadLetter"),
+    (QUEUE, "spec.deadLetterExpired", True, "deadLetterExpired needs a deadLetter"),
+    (TOPIC, "spec.subscriptions.0.deadLetter", "x", "are settings of queue mode"),
 ]
 
 

@@ -526,9 +526,12 @@ async def test_a_0_that_is_asked_for_is_none_that_is_left_out(cluster: Cluster) 
     error = await failure(stub.CreateTopic(topic("other", retention_ms=0)))
     assert error.field == "retention_ms"
     assert not (await stub.CreateTopic(topic("kept"))).created
-    for wanted in ({"partitions": 0}, {"lease_ms": 1000}):
+    for field, wanted in (
+        ("partitions", {"partitions": 0}),
+        ("lease_ms", {"queue": {"lease_ms": 1_000}}),
+    ):
         error = await failure(stub.CreateTopic(topic("none", **wanted)))
-        assert (error.code, error.field) == (ErrorCode.INVALID_ARGUMENT, *wanted)
+        assert (error.code, error.field) == (ErrorCode.INVALID_ARGUMENT, field)
     subscription = types_pb2.Subscription(topic="kept", name="s", session_ms=0)
     request = master_pb2.CreateSubscriptionRequest(subscription=subscription)
     assert (await failure(stub.CreateSubscription(request))).field == "session_ms"
@@ -547,7 +550,7 @@ async def test_two_creations_at_once_make_one_topic(cluster: Cluster) -> None:
         (topic("bad name"), "name"),
         (topic("orders", partitions=1_025), "partitions"),
         (topic("orders", message_bytes_max=1 << 30), "message_bytes_max"),
-        (topic("orders", lease_ms=5_000), "lease_ms"),
+        (topic("orders", queue={"lease_ms": 5_000}), "lease_ms"),
     ],
 )
 async def test_bad_settings_name_the_field(
@@ -559,13 +562,15 @@ async def test_bad_settings_name_the_field(
 
 async def test_a_queue_comes_with_its_subscription_and_takes_no_other(cluster: Cluster) -> None:
     stub = cluster.stub((await cluster.leader()).address)
-    await stub.CreateTopic(topic("mail", kind=types_pb2.TOPIC_KIND_QUEUE, lease_ms=5_000))
+    await stub.CreateTopic(
+        topic("mail", kind=types_pb2.TOPIC_KIND_QUEUE, queue={"lease_ms": 5_000})
+    )
     shown = await stub.GetTopic(master_pb2.GetTopicRequest(name="mail"))
-    assert [(one.name, one.lease_ms) for one in shown.subscriptions] == [("mail", 5_000)]
+    assert [(one.name, one.queue.lease_ms) for one in shown.subscriptions] == [("mail", 5_000)]
     patch = master_pb2.AlterTopicRequest(name="mail", merge_patch=b'{"lease_ms": "7s"}')
-    assert (await stub.AlterTopic(patch)).topic.lease_ms == 7_000
+    assert (await stub.AlterTopic(patch)).topic.queue.lease_ms == 7_000
     shown = await stub.GetTopic(master_pb2.GetTopicRequest(name="mail"))
-    assert shown.subscriptions[0].lease_ms == 7_000
+    assert shown.subscriptions[0].queue.lease_ms == 7_000
     other = types_pb2.Subscription(topic="mail", name="other")
     request = master_pb2.CreateSubscriptionRequest(subscription=other)
     assert isinstance(await failure(stub.CreateSubscription(request)), InvalidArgumentError)

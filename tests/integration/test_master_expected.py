@@ -117,9 +117,9 @@ async def test_subscriptions_are_altered_and_listed_with_their_topics(cluster: C
     await stub.CreateSubscription(master_pb2.CreateSubscriptionRequest(subscription=wanted))
     patch = json.dumps({"lease_ms": "45s"}).encode()
     request = master_pb2.AlterSubscriptionRequest(topic="orders", name="mail", merge_patch=patch)
-    assert (await stub.AlterSubscription(request)).subscription.lease_ms == 45_000
+    assert (await stub.AlterSubscription(request)).subscription.queue.lease_ms == 45_000
     listed = await stub.ListTopics(master_pb2.ListTopicsRequest(with_subscriptions=True))
-    assert [(one.topic, one.name, one.lease_ms) for one in listed.subscriptions] == [
+    assert [(one.topic, one.name, one.queue.lease_ms) for one in listed.subscriptions] == [
         ("orders", "mail", 45_000)
     ]
     assert not (await stub.ListTopics(master_pb2.ListTopicsRequest())).subscriptions

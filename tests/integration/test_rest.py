@@ -123,7 +123,7 @@ async def test_two_workers_share_a_queue(rest: httpx.AsyncClient) -> None:
     first, second = await asyncio.gather(work(), work())
     assert sorted(first + second) == list(range(count))
     queue = await ok(rest, "GET", "/v1/queues/jobs")
-    assert queue["messages"] == {"ready": 0, "delayed": 0, "leased": 0}
+    assert queue["messages"] == {"ready": 0, "delayed": 0, "leased": 0, "dead": 0}
 
 
 async def test_lines_of_a_stream_keep_their_order(rest: httpx.AsyncClient) -> None:
@@ -174,6 +174,52 @@ async def test_a_lease_ends_by_nack_release_and_time(rest: httpx.AsyncClient) ->
     reply = await ok(rest, "POST", f"{path}:ack", 207, json={"receipts": receipts})
     assert [one["status"] for one in reply["results"]] == [409, "ok"]
     assert reply["results"][0]["code"] == "lease_lost"
+
+
+async def test_messages_wish_and_what_contradicts_itself_is_named(
+    rest: httpx.AsyncClient,
+) -> None:
+    await ok(rest, "PUT", "/v1/queues/wishes", 201, json={"message_ttl_ms": "1h"})
+    sent = [
+        {"value": "later", "delay_ms": 400},
+        {"value": "low"},
+        {"value": "high", "priority": 9},
+        {"value": "never", "delay_ms": 500, "ttl_ms": 100},
+        {"value": "odd", "priority": 10},
+    ]
+    answer = await ok(rest, "POST", "/v1/queues/wishes/messages", 207, json={"messages": sent})
+    problems = [one.get("field") for one in answer["results"]]
+    assert problems == [None, None, None, "expires_at_ms", "priority"]
+    came = []
+    while len(came) < 3:
+        got = await ok(
+            rest,
+            "POST",
+            "/v1/queues/wishes/messages:receive",
+            json={"max": 1, "wait_ms": 10_000},
+        )
+        came += [one["value"] for one in got["messages"]]
+    assert came == ["high", "low", "later"]
+
+
+async def test_dead_letters_tell_where_they_come_from(rest: httpx.AsyncClient) -> None:
+    settings = {"dead_letter": "frail.dlq", "max_deliveries": 1, "retry_backoff_ms": "1s"}
+    made = await ok(rest, "PUT", "/v1/queues/frail", 201, json=settings)
+    assert (made["dead_letter"], made["retry_backoff_ms"]) == ("frail.dlq", 1_000)
+    await ok(rest, "POST", "/v1/queues/frail/messages", json={"value": {"n": 1}})
+    receive = {"max": 1, "wait_ms": 10_000}
+    (message,) = (await ok(rest, "POST", "/v1/queues/frail/messages:receive", json=receive))[
+        "messages"
+    ]
+    nack = {"receipts": [message["receipt"]]}
+    await ok(rest, "POST", "/v1/queues/frail/messages:nack", json=nack)
+    (dead,) = (await ok(rest, "POST", "/v1/queues/frail.dlq/messages:receive", json=receive))[
+        "messages"
+    ]
+    assert dead["value"] == {"n": 1}
+    assert dead["headers"]["mom-dead-topic"] == "frail"
+    problem = await ok(rest, "PATCH", "/v1/queues/frail.dlq", 400, json={"dead_letter": "frail"})
+    assert problem["field"] == "dead_letter"
 
 
 async def test_what_is_created_is_what_was_asked_for(rest: httpx.AsyncClient) -> None:

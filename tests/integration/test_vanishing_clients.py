@@ -232,7 +232,8 @@ async def test_a_client_process_that_is_killed(
     again: list[mom_client.ReceivedMessage] = []
     while len(again) < LEASED:
         again += await client.receive(name, LEASED, wait=10)
-    assert {one.deliveries for one in again} == {2}
+    # It held several, so none of those deliveries counts, and each comes by itself now.
+    assert {one.deliveries for one in again} == {1}
     # Its place in the group is free, too.
     async with client.subscribe(f"{name}-topic", "group") as messages:
         partitions: set[int] = set()

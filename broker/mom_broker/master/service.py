@@ -47,9 +47,8 @@ _TOPIC_FIELDS: Final = (
     "retention_ms",
     "retention_bytes",
     "message_bytes_max",
-    "lease_ms",
 )
-_SUBSCRIPTION_FIELDS: Final = ("start", "lease_ms", "session_ms")
+_SUBSCRIPTION_FIELDS: Final = ("start", "session_ms")
 
 
 class MasterService(master_pb2_grpc.MasterServicer):
@@ -309,7 +308,12 @@ def _named(
     wanted: types_pb2.Topic | types_pb2.Subscription, fields: Iterable[str]
 ) -> dict[str, object]:
     """The settings that a caller gave."""
-    return {field: getattr(wanted, field) for field in fields if wanted.HasField(field)}  # type: ignore[arg-type]
+    settings: dict[str, object] = {
+        field: getattr(wanted, field)
+        for field in fields
+        if wanted.HasField(field)  # type: ignore[arg-type]
+    }
+    return settings | {field.name: value for field, value in wanted.queue.ListFields()}
 
 
 def _limit(limit: int) -> int:

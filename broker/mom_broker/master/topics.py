@@ -19,7 +19,7 @@ from mom_core import catalog, topics
 from mom_core.errors import InvalidArgumentError, NotFoundError, OverloadedError
 from mom_core.limits import SUBSCRIPTIONS_PER_TOPIC_MAX, TOPICS_MAX
 from mom_core.ports import KeyWrite, Random, Store
-from mom_core.topics import SubscriptionConfig, TopicConfig, TopicKind
+from mom_core.topics import QueueSettings, SubscriptionConfig, TopicConfig, TopicKind
 
 TOPIC_ID_BYTES: Final = 16
 
@@ -83,7 +83,10 @@ class TopicAdmin:
                     "Delete some first"
                 )
             topics.check_budget(self._view.topics.values(), new, limit_bytes)
-            return self._creation(new, secret), (new, True)
+            writes = self._creation(new, secret)
+            if new.queue is not None:
+                writes += self._dead_letters(new, new.queue, limit_bytes)
+            return writes, (new, True)
 
         return await self._writer.apply(plan)
 
@@ -97,6 +100,57 @@ class TopicAdmin:
             subscription = topics.queue_subscription(new, secret)
             writes.append(_subscription_write(new, subscription, 0))
         return writes
+
+    def _dead_letters(
+        self, topic: TopicConfig, settings: QueueSettings, limit_bytes: int | None
+    ) -> list[KeyWrite]:
+        """Make the queue for dead letters where it is missing.
+
+        Raises InvalidArgumentError when they would come back to ``topic``.
+        """
+        name = settings.dead_letter
+        if not name:
+            return []
+        self._refuse_cycle(topic.name, name)
+        if name in self._view.topics:
+            return []
+        made = topics.new_topic(
+            name,
+            TopicKind.QUEUE,
+            # They all go to its first partition, and may be as many bytes as their origin's.
+            {
+                "retention_bytes": topic.retention_bytes,
+                "message_bytes_max": topic.message_bytes_max,
+            },
+            topic_id=self._random.bytes(TOPIC_ID_BYTES).hex(),
+            created_at_ms=self._store.now_ms(),
+        )
+        topics.check_budget([*self._view.topics.values(), topic], made, limit_bytes)
+        return self._creation(made, self._random.bytes(topics.SECRET_BYTES))
+
+    def _refuse_cycle(self, name: str, dead_letter: str) -> None:
+        places = [dead_letter]
+        seen = set(places)
+        while places:
+            place = places.pop()
+            if place == name:
+                raise InvalidArgumentError(
+                    f"dead letters of {name!r} would come back to it by way of {dead_letter!r}: "
+                    "a message that can't be handled would go round for ever. Choose another "
+                    "dead_letter, or take it out there",
+                    field="dead_letter",
+                )
+            further = self._dead_letters_of(place) - seen
+            seen |= further
+            places += further
+
+    def _dead_letters_of(self, name: str) -> set[str]:
+        """Where the dead letters of a queue, or of a topic's subscriptions, go."""
+        found = self._view.topics.get(name)
+        if found is None:
+            return set()
+        subscriptions = self._view.subscriptions.get(found.topic_id, {}).values()
+        return {one.queue.dead_letter for one in subscriptions} - {""}
 
     async def alter(self, name: str, kind: TopicKind | None, patch: bytes) -> TopicConfig:
         """Apply a JSON merge patch of the shown form.
@@ -112,7 +166,10 @@ class TopicAdmin:
             if after == before:
                 return (), before
             topics.check_budget(self._view.topics.values(), after, limit_bytes)
-            return self._alteration(before, after), after
+            writes = self._alteration(before, after)
+            if after.queue is not None:
+                writes += self._dead_letters(after, after.queue, limit_bytes)
+            return writes, after
 
         return await self._writer.apply(plan)
 
@@ -174,6 +231,8 @@ class TopicAdmin:
             secret=self._random.bytes(topics.SECRET_BYTES),
         )
 
+        limit_bytes = (await self._store.usage()).limit_bytes
+
         def plan() -> tuple[Sequence[KeyWrite], tuple[SubscriptionConfig, bool]]:
             topic = self.get(topic_name)
             standing = self._view.subscriptions.get(topic.topic_id, {})
@@ -182,7 +241,8 @@ class TopicAdmin:
                 topics.refuse_differences(existing, new, wanted)
                 return (), (existing, False)
             self._check_takes_subscription(topic, new, len(standing))
-            return [_subscription_write(topic, new, 0)], (new, True)
+            dead_letters = self._dead_letters(topic, new.queue, limit_bytes)
+            return [_subscription_write(topic, new, 0), *dead_letters], (new, True)
 
         return await self._writer.apply(plan)
 
@@ -210,6 +270,7 @@ class TopicAdmin:
         own subscription is altered with the queue.
         """
         changes = _decode_patch(patch)
+        limit_bytes = (await self._store.usage()).limit_bytes
 
         def plan() -> tuple[Sequence[KeyWrite], SubscriptionConfig]:
             topic = self.get(topic_name)
@@ -225,7 +286,9 @@ class TopicAdmin:
             if after == before:
                 return (), before
             key = catalog.subscription_key(topic.topic_id, name)
-            return [_subscription_write(topic, after, self._view.revisions[key])], after
+            dead_letters = self._dead_letters(topic, after.queue, limit_bytes)
+            write = _subscription_write(topic, after, self._view.revisions[key])
+            return [write, *dead_letters], after
 
         return await self._writer.apply(plan)
 

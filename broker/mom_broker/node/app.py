@@ -9,6 +9,7 @@ from contextlib import suppress
 from prometheus_client import CollectorRegistry
 
 from mom_broker.node.cache import BatchCache
+from mom_broker.node.dead_letter_target import DeadLetterTarget
 from mom_broker.node.forwarding import Forwarder
 from mom_broker.node.log_service import LogService
 from mom_broker.node.metrics import NodeMetrics
@@ -70,11 +71,13 @@ class Node:
         self._server = RpcServer(
             parse_address(settings.listen), self._authenticator, ("mom.v1.Broker",)
         )
+        logs = LogService(placed, self._room, metrics)
+        self.ownership.dead_letters = DeadLetterTarget(self._view, logs)
         self._service = BrokerService(
             settings.node_id,
             self._view,
             self._authenticator,
-            LogService(placed, self._room, metrics),
+            logs,
             SubscriptionService(placed, self._room, metrics, store),
         )
         broker_pb2_grpc.add_BrokerServicer_to_server(self._service, self._server.grpc)

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from mom_broker.node.cache import BatchCache
+from mom_broker.node.dead_letters import Target
 from mom_broker.node.partition import Partition, PendingBudget
 from mom_broker.node.subscriptions import Subscriptions
 from mom_broker.storage.catalog_view import CatalogView
@@ -70,6 +71,8 @@ class Ownership:
     ) -> None:
         self.owned: dict[PartitionId, OwnedPartition] = {}
         self.budget = PendingBudget()
+        self.dead_letters: Target
+        """Where messages that can't be handled are sent; set before the start."""
         self.tails_lost = 0
         """How often a partition was opened whose newest messages the store may have lost."""
         self._node_id = node_id
@@ -240,7 +243,11 @@ class Ownership:
         if self.wanted_epoch(partition) != epoch:
             return
         subscriptions = Subscriptions(
-            now_ms=self._store.now_ms, random=self._random, index=partition.index
+            now_ms=self._store.now_ms,
+            clock=self._clock,
+            random=self._random,
+            index=partition.index,
+            dead_letters=self.dead_letters,
         )
         log = Partition(
             partition,
@@ -252,7 +259,11 @@ class Ownership:
             on_lost=self._on_lost,
             snapshot=subscriptions.snapshot,
         )
-        subscriptions.restore(loaded, log)
+        await subscriptions.restore(
+            loaded, log, self._view.subscriptions.get(partition.topic_id, {})
+        )
+        if self.wanted_epoch(partition) != epoch:
+            return
         subscriptions.follow(self._view.subscriptions.get(partition.topic_id, {}))
         self.owned[partition] = OwnedPartition(log, subscriptions)
         self._errors.pop(partition, None)

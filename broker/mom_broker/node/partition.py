@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from mom_broker.node.cache import BatchCache, Tail
@@ -43,6 +43,7 @@ from mom_core.names import PartitionId
 from mom_core.ports import (
     Appended,
     AppendOutcome,
+    BatchHead,
     Commit,
     CommitResult,
     Durability,
@@ -75,6 +76,15 @@ class PendingBudget:
     def __init__(self, bytes_max: int = NODE_PENDING_BYTES_MAX) -> None:
         self.bytes_max = bytes_max
         self.bytes = 0
+
+
+class Arrived(NamedTuple):
+    """A batch that can be read now."""
+
+    base_offset: int
+    append_time_ms: int
+    header: codec.BatchHeader
+    data: bytes
 
 
 class _PendingAppend(NamedTuple):
@@ -111,7 +121,8 @@ class Partition:
         self.gaps = state.gaps
         self.arrived = Signal()
         """Wakes readers when the high watermark moved."""
-        self.on_arrival: list[Callable[[], None]] = []
+        self.on_arrival: list[Callable[[Sequence[Arrived]], None]] = []
+        """Told of batches as they can be read, in order; of none when the ownership ends."""
         self.lost: MomError | None = None
         self.journal_bytes = 0
         self._config = config
@@ -288,24 +299,26 @@ class Partition:
         return result
 
     def _landed(self, appends: list[_PendingAppend], result: CommitResult) -> None:
-        grew = False
+        arrived: list[Arrived] = []
         for one, appended in zip(appends, result.appended, strict=True):
             if appended.outcome is AppendOutcome.APPENDED:
-                grew = True
+                arrived.append(
+                    Arrived(appended.base_offset, self._last_append_time_ms, one.header, one.data)
+                )
                 self.size_bytes += len(one.data)
                 stored = StoredBatch(
                     appended.base_offset, one.header.count, self._last_append_time_ms, one.data
                 )
                 if self.lost is None:
                     self._cache.append(self._tail, stored)
-        if grew:
+        if arrived:
             self.high_watermark = result.next_offset
         for one, appended in zip(appends, result.appended, strict=True):
             _reply(one, appended, result.durability)
-        if grew:
+        if arrived:
             self.arrived.wake_all()
             for listener in self.on_arrival:
-                listener()
+                listener(arrived)
 
     def lose(self, error: MomError) -> None:
         """End this ownership: everyone waiting gets the error or an empty answer."""
@@ -319,7 +332,7 @@ class Partition:
         self._cache.drop(self.id, self._tail)
         self.arrived.wake_all()
         for listener in self.on_arrival:
-            listener()
+            listener(())
         self._on_lost(self, error)
 
     def _interrupted(self) -> MomError:
@@ -366,6 +379,18 @@ class Partition:
         chunk = await self._store.read(self.id, offset, FETCH_BYTES_DEFAULT)
         self._cache.keep_chunk(self.id, chunk)
         return chunk[0] if chunk else None
+
+    async def heads(
+        self, offset: int, batches_max: int, *, bytes_per_record: int = 0
+    ) -> tuple[BatchHead, ...]:
+        """Headers of batches from the one that holds ``offset``, with what follows them."""
+        return await self._store.read_heads(
+            self.id,
+            offset,
+            batches_max,
+            bytes_each=codec.HEADER_BYTES,
+            bytes_per_record=bytes_per_record,
+        )
 
     def check_offset(self, offset: int) -> None:
         """Raise OffsetError unless a reader may stand at ``offset``."""

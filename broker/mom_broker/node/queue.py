@@ -7,10 +7,11 @@ was decided in the order it was decided, and lets nothing out before it is durab
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
 
-from mom_broker.node.partition import Partition
+from mom_broker.node.dead_letters import DeadLetters
+from mom_broker.node.partition import Arrived, Partition
 from mom_broker.node.signal import Signal
 from mom_core import batch as codec
 from mom_core.delivery import (
@@ -19,12 +20,20 @@ from mom_core.delivery import (
     DeliveryCounts,
     Leased,
     Outstanding,
+    Policy,
+    Run,
     SettleAction,
     SettleOutcome,
+    runs_of_batch,
 )
-from mom_core.ports import StoredBatch
+from mom_core.errors import MomError
+from mom_core.message import Message
+from mom_core.ports import BatchHead, StoredBatch
 
 Journal = Callable[[Sequence[Change]], "asyncio.Future[None]"]
+
+# Batches of the log whose beginnings are read at a time to learn what waits there.
+CATCH_UP_BATCHES: Final = 1_024
 
 
 class LeasedSlice(NamedTuple):
@@ -55,45 +64,117 @@ class QueueReader:
         self.delivery = delivery
         self.ready = Signal()
         """Wakes one waiting receive at a time."""
-        self._journal = journal
+        self._write = journal
         self._now_ms = now_ms
         self._new_lease_id = new_lease_id
         self._armed: asyncio.TimerHandle | None = None
         self._armed_ms = 0
+        self._log_start = 0
+        self._catching_up: asyncio.Task[None] | None = None
+        self._journalled: asyncio.Future[None] | None = None
+        self.dead_letters: DeadLetters | None = None
         self._skip_what_is_gone()
+        if delivery.arrived < partition.high_watermark:
+            self._catching_up = asyncio.create_task(self._catch_up(), name=f"read {partition.id}")
+
+    @property
+    def policy(self) -> Policy:
+        """The settings that decide. Its ordering stays what it was."""
+        return self.delivery.policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self.delivery.policy = policy
+
+    def arrive(self, batches: Sequence[Arrived]) -> None:
+        """Take in what can be read now, unless earlier batches are still being caught up with."""
+        now_ms = self._now_ms()
+        for one in batches:
+            if one.base_offset > self.delivery.arrived and self._catching_up is not None:
+                return
+            self.delivery.arrive(
+                runs_of_batch(
+                    one.header, one.data, one.base_offset, one.append_time_ms, self.policy
+                ),
+                now_ms,
+            )
+
+    async def _catch_up(self) -> None:
+        """Read on what was in the log before this reader, or before it was closed."""
+        try:
+            await catch_up(self._partition, [self.delivery], self._now_ms, self.wake)
+            self._skip_what_is_gone()
+        except MomError as error:
+            self._partition.lose(error)
+        finally:
+            self._catching_up = None
+        self.wake()
+
+    def _journal(self, changes: Sequence[Change]) -> asyncio.Future[None]:
+        self._journalled = self._write(changes)
+        if self.dead_letters is not None:
+            self.dead_letters.kick()
+        self.arm()
+        return self._journalled
+
+    async def durable(self) -> None:
+        """Wait until all that was journalled is durable. Raises what ended the ownership."""
+        if self._journalled is not None:
+            await asyncio.shield(self._journalled)
+
+    def note(self, changes: Sequence[Change]) -> None:
+        """Journal changes that were made elsewhere, if there are any."""
+        if changes and self._partition.lost is None:
+            self._journal(changes)
+            self.wake()
+
+    async def message(self, offset: int) -> Message | None:
+        """A message of the log, decoded; None when it is no more."""
+        batch = await self._partition.find(offset)
+        if batch is None or batch.base_offset > offset:
+            return None
+        place = offset - batch.base_offset
+        return codec.decode(codec.cut(batch.data, place, place + 1))[0]
+
+    def close(self) -> None:
+        """The subscription or the ownership ended: nothing more happens by itself."""
+        self._disarm()
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+        if self.dead_letters is not None:
+            self.dead_letters.close()
+        self.ready.wake_all()
 
     def has_ready(self) -> bool:
         """Whether a receive now would get something."""
         self._expire()
-        return self.delivery.has_ready(self._partition.high_watermark, self._now_ms())
+        return self.delivery.has_ready(self._now_ms())
 
     def ready_at_most(self) -> int:
         """A quick upper bound of what a receive now would get."""
-        return self.delivery.ready_at_most(self._partition.high_watermark)
+        return self.delivery.ready_at_most()
 
     def outstanding(self, offset: int, messages_max: int) -> list[Outstanding]:
         """What is not settled from an offset on, in order."""
         self._expire()
-        return self.delivery.outstanding(
-            offset, self._partition.high_watermark, self._now_ms(), messages_max
-        )
+        return self.delivery.outstanding(offset, self._now_ms(), messages_max)
 
     def counts(self) -> DeliveryCounts:
         """Messages by state."""
         self._expire()
-        return self.delivery.counts(self._partition.high_watermark, self._now_ms())
+        return self.delivery.counts(self._now_ms())
 
     def wake(self) -> None:
         """Wake a waiting receive if there is something for it, else see to it that time does."""
         if self._partition.lost is not None:
-            self.ready.wake_all()
-        elif len(self.ready) and self.has_ready():
+            self.close()
+            return
+        if len(self.ready) and self.has_ready():
             self.ready.wake_one()
-        elif len(self.ready):
-            self.arm()
+        self.arm()
 
     def arm(self) -> None:
-        """Wake those who wait when the next lease ends or delay is over."""
+        """See to what time alone changes: leases that end, delays and messages that are over."""
         due_ms = self.delivery.next_event_ms()
         if due_ms is None or (self._armed is not None and self._armed_ms <= due_ms):
             return
@@ -109,7 +190,9 @@ class QueueReader:
 
     def _due(self) -> None:
         self._armed = None
+        self._expire()
         self.wake()
+        self.arm()
 
     async def receive(self, messages_max: int, bytes_max: int, lease_ms: int) -> list[LeasedSlice]:
         """Lease what is ready, up to the bounds; empty when nothing is. Durable on return.
@@ -123,7 +206,6 @@ class QueueReader:
             self._new_lease_id(),
             messages_max=messages_max,
             lease_ms=lease_ms,
-            high_watermark=self._partition.high_watermark,
             now_ms=now_ms,
         )
         if leased is None:
@@ -200,7 +282,7 @@ class QueueReader:
         """Settle offsets of a lease; the future is None when nothing changed."""
         self._expire()
         outcomes, changes = self.delivery.settle(
-            action, lease_id, first, end, now_ms=self._now_ms(), delay_ms=delay_ms
+            action, lease_id, first, end, now_ms=self._now_ms(), delay_ms=delay_ms or None
         )
         if not changes:
             return outcomes, None
@@ -209,7 +291,7 @@ class QueueReader:
         return outcomes, durable
 
     def _expire(self) -> None:
-        changes = self.delivery.expire(self._now_ms())
+        changes = self.delivery.advance(self._now_ms())
         if changes and self._partition.lost is None:
             self._journal(changes)
 
@@ -220,12 +302,59 @@ class QueueReader:
 
     def _skip_what_is_gone(self) -> None:
         """Count as settled what retention trimmed and what the store lost."""
-        changes = self.delivery.skip(self.delivery.floor, self._partition.log_start)
-        for first, end in self._partition.gaps:
-            if end > self.delivery.cursor:
-                changes += self.delivery.skip(max(first, self.delivery.cursor), end)
+        changes: list[Change] = []
+        log_start = self._partition.log_start
+        if log_start > self._log_start:
+            self._log_start = log_start
+            for first, end in self.delivery.pinning(log_start):
+                changes += self.delivery.skip(first, end)
+            if self.delivery.arrived < log_start:
+                changes += self.delivery.skip(self.delivery.arrived, log_start)
+        if self._catching_up is None:
+            for first, end in self._partition.gaps:
+                if end > self.delivery.arrived:
+                    changes += self.delivery.skip(max(first, self.delivery.arrived), end)
         if changes:
             self._journal(changes)
+
+
+async def catch_up(
+    log: Partition,
+    deliveries: Sequence[Delivery],
+    now_ms: Callable[[], int],
+    on_progress: Callable[[], None] = lambda: None,
+) -> None:
+    """Let delivery states take in the log up to its high watermark. Raises StoreError."""
+    while log.lost is None:
+        behind = [one for one in deliveries if one.arrived < log.high_watermark]
+        if not behind:
+            return
+        offset = min(one.arrived for one in behind)
+        heads = await log.heads(offset, CATCH_UP_BATCHES)
+        wanted = max(codec.columns_width(_columns(heads, one.policy)) for one in behind)
+        if wanted:
+            heads = await log.heads(
+                offset, CATCH_UP_BATCHES, bytes_per_record=codec.COLUMNS_BYTES_PER_RECORD_MAX
+            )
+        if not heads:
+            return  # What is left is a gap.
+        for one in behind:
+            one.arrive(_runs(heads, one.policy), now_ms())
+        on_progress()
+
+
+def _columns(heads: Sequence[BatchHead], policy: Policy) -> int:
+    """Which columns of any of the batches a policy looks at."""
+    found = 0
+    for one in heads:
+        found |= codec.parse_header(one.head).columns & policy.columns
+    return found
+
+
+def _runs(heads: Sequence[BatchHead], policy: Policy) -> Iterator[Run]:
+    for one in heads:
+        header = codec.parse_header(one.head)
+        yield from runs_of_batch(header, one.head, one.base_offset, one.append_time_ms, policy)
 
 
 def _fitting(batch: StoredBatch, first: int, end: int, room: int) -> tuple[int, bytes]:

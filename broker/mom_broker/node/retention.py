@@ -62,7 +62,7 @@ class Retention:
                 return None
             return TrimRule(None, before_time_ms, config.retention_bytes or None)
         reader = owned.subscriptions.readers.get(config.name)
-        floor = reader.delivery.floor if reader is not None else 0
+        floor = reader.delivery.log_floor() if reader is not None else 0
         if floor <= owned.log.log_start and before_time_ms is None:
             return None
         return TrimRule(floor, before_time_ms, None)

@@ -575,6 +575,7 @@ def _description(owned: OwnedPartition, node_id: str) -> broker_pb2.PartitionDes
             ready=counts.ready,
             delayed=counts.delayed,
             leased=counts.leased,
+            dead=counts.dead,
         )
     return description
 

@@ -17,17 +17,18 @@ from typing import Final
 
 import msgspec
 
+from mom_broker.node.dead_letters import DeadLetters, Origin, Target
 from mom_broker.node.group import GroupCoordinator
-from mom_broker.node.partition import Partition
-from mom_broker.node.queue import QueueReader
+from mom_broker.node.partition import Arrived, Partition
+from mom_broker.node.queue import QueueReader, catch_up
 from mom_core import delivery, group
-from mom_core.delivery import Delivery
+from mom_core.delivery import Delivery, Policy
 from mom_core.errors import ErrorCode, StoreError
 from mom_core.group import GroupState
-from mom_core.ports import Loaded, Random
+from mom_core.ports import Clock, Loaded, Random
 from mom_core.topics import SubscriptionConfig, SubscriptionMode
 
-SNAPSHOT_FORMAT: Final = 1
+SNAPSHOT_FORMAT: Final = 2
 _LENGTH_BYTES: Final = 4
 
 
@@ -69,40 +70,82 @@ _entry_decoder: Final = msgspec.msgpack.Decoder(_Entry)
 _snapshot_decoder: Final = msgspec.msgpack.Decoder(_Snapshot)
 
 
+class _QueueLife:
+    """A queue-mode subscription as the store tells of it, from its beginning on."""
+
+    def __init__(self, begun: bytes | int) -> None:
+        """``begun`` is a snapshot, or the first offset."""
+        self._begun = begun
+        self.changes: list[delivery.Change] = []
+
+    def delivery(self, policy: Policy) -> Delivery:
+        """The state before the changes."""
+        if isinstance(self._begun, bytes):
+            return Delivery.restore(self._begun, policy)
+        return Delivery(self._begun, policy)
+
+
+def policy_of(config: SubscriptionConfig | None) -> Policy:
+    """What decides for a subscription; one that is gone ends soon."""
+    return config.queue.policy if config is not None else Policy()
+
+
 class Subscriptions:
     """The subscriptions of one partition that this node owns."""
 
-    def __init__(self, *, now_ms: Callable[[], int], random: Random, index: int) -> None:
+    def __init__(
+        self,
+        *,
+        now_ms: Callable[[], int],
+        clock: Clock,
+        random: Random,
+        index: int,
+        dead_letters: Target,
+    ) -> None:
         self.readers: dict[str, QueueReader] = {}
         self.groups: dict[str, GroupCoordinator] = {}
         self._now_ms = now_ms
+        self._clock = clock
         self._random = random
+        self._dead_letters = dead_letters
         self._index = index
         self._created: dict[str, int] = {}
         self._partition: Partition | None = None
 
     # Coming back.
 
-    def restore(self, loaded: Loaded, partition: Partition) -> None:
-        """Bring the states back from what the store holds."""
+    async def restore(
+        self, loaded: Loaded, partition: Partition, configs: Mapping[str, SubscriptionConfig]
+    ) -> None:
+        """Bring the states back from what the store holds, and take in the log. Raises StoreError.
+
+        A queue's state is what its snapshot holds, then what the log holds, then what its journal
+        says of both.
+        """
         self._partition = partition
-        deliveries: dict[str, Delivery] = {}
+        queues: dict[str, _QueueLife] = {}
         groups: dict[str, GroupState] = {}
         if loaded.snapshot is not None:
-            self._restore_snapshot(loaded.snapshot, deliveries, groups)
+            self._restore_snapshot(loaded.snapshot, queues, groups)
         for blob in loaded.journal:
             for entry in _entries(blob):
-                self._replay(entry, deliveries, groups)
+                self._replay(entry, queues, groups)
         partition.journal_bytes = sum(map(len, loaded.journal))
+        deliveries = {
+            name: life.delivery(policy_of(configs.get(name))) for name, life in queues.items()
+        }
+        await catch_up(partition, list(deliveries.values()), self._now_ms)
         for name, state in deliveries.items():
+            for change in queues[name].changes:
+                state.apply(change)
             self._add_reader(name, state)
         for name, group_state in groups.items():
             group_state.resume(self._now_ms())
             self._add_group(name, group_state)
-        partition.on_arrival.append(self._wake)
+        partition.on_arrival.append(self._arrive)
 
     def _restore_snapshot(
-        self, data: bytes, deliveries: dict[str, Delivery], groups: dict[str, GroupState]
+        self, data: bytes, queues: dict[str, _QueueLife], groups: dict[str, GroupState]
     ) -> None:
         snapshot = _snapshot_decoder.decode(data)
         if snapshot.snapshot_format != SNAPSHOT_FORMAT:
@@ -114,23 +157,22 @@ class Subscriptions:
         for state in snapshot.states:
             self._created[state.name] = state.created_at_ms
             if state.mode is SubscriptionMode.QUEUE:
-                deliveries[state.name] = Delivery.restore(state.snapshot)
+                queues[state.name] = _QueueLife(state.snapshot)
             else:
                 groups[state.name] = GroupState.restore(state.snapshot)
 
     def _replay(
-        self, entry: _Entry, deliveries: dict[str, Delivery], groups: dict[str, GroupState]
+        self, entry: _Entry, queues: dict[str, _QueueLife], groups: dict[str, GroupState]
     ) -> None:
         name, payload = entry.name, entry.payload
         match entry.kind:
             case EntryKind.QUEUE_STARTED:
                 assert isinstance(payload, int), "a queue starts at an offset"
-                deliveries[name] = Delivery(payload)
+                queues[name] = _QueueLife(payload)
                 self._created[name] = entry.created_at_ms
             case EntryKind.QUEUE_CHANGED:
                 assert isinstance(payload, bytes), "changes are bytes"
-                for change in delivery.decode_changes(payload):
-                    deliveries[name].apply(change)
+                queues[name].changes += delivery.decode_changes(payload)
             case EntryKind.GROUP_STARTED:
                 assert isinstance(payload, int), "a group starts with a number of partitions"
                 groups[name] = GroupState(payload)
@@ -140,7 +182,7 @@ class Subscriptions:
                 for group_change in group.decode_changes(payload):
                     groups[name].apply(group_change)
             case EntryKind.ENDED:
-                deliveries.pop(name, None)
+                queues.pop(name, None)
                 groups.pop(name, None)
                 self._created.pop(name, None)
 
@@ -170,6 +212,8 @@ class Subscriptions:
         for name, config in configs.items():
             if name not in self._created:
                 self._begin(config)
+            if name in self.readers:
+                self._settle_settings(self.readers[name], config)
         for coordinator in self.groups.values():
             coordinator.grow(self._partition.config.partitions)
 
@@ -180,7 +224,7 @@ class Subscriptions:
             start = starts[self._index] if self._index < len(starts) else 0
             self._created[config.name] = config.created_at_ms
             self._record(config.name, EntryKind.QUEUE_STARTED, start)
-            self._add_reader(config.name, Delivery(start))
+            self._add_reader(config.name, Delivery(start, policy_of(config)))
         elif self._index == 0:
             partitions = self._partition.config.partitions
             self._created[config.name] = config.created_at_ms
@@ -192,7 +236,7 @@ class Subscriptions:
         del self._created[name]
         reader = self.readers.pop(name, None)
         if reader is not None:
-            reader.ready.wake_all()
+            reader.close()
         self.groups.pop(name, None)
 
     def _add_reader(self, name: str, state: Delivery) -> None:
@@ -201,13 +245,30 @@ class Subscriptions:
         def journal(changes: Sequence[delivery.Change]) -> asyncio.Future[None]:
             return self._record(name, EntryKind.QUEUE_CHANGED, delivery.encode_changes(changes))
 
-        self.readers[name] = QueueReader(
+        reader = QueueReader(
             self._partition,
             state,
             journal=journal,
             now_ms=self._now_ms,
-            new_lease_id=lambda: int.from_bytes(self._random.bytes(8), "big"),
+            new_lease_id=lambda: int.from_bytes(self._random.bytes(8), "big") | 1,
         )
+        reader.dead_letters = DeadLetters(
+            Origin(self._partition.config.name, name, self._created[name], self._partition.id),
+            state,
+            find=reader.message,
+            journal=reader.note,
+            durable=reader.durable,
+            target=self._dead_letters,
+            clock=self._clock,
+        )
+        self.readers[name] = reader
+
+    def _settle_settings(self, reader: QueueReader, config: SubscriptionConfig) -> None:
+        reader.policy = policy_of(config)
+        if reader.dead_letters is not None:
+            reader.dead_letters.name = config.queue.dead_letter
+            reader.dead_letters.kick()
+        reader.wake()  # After a restart, time may have passed over some of it.
 
     def _add_group(self, name: str, state: GroupState) -> None:
         def journal(changes: Sequence[group.Change]) -> asyncio.Future[None]:
@@ -222,8 +283,9 @@ class Subscriptions:
         entry = msgspec.msgpack.encode(_Entry(name, self._created[name], kind, payload))
         return self._partition.journal(len(entry).to_bytes(_LENGTH_BYTES, "big") + entry)
 
-    def _wake(self) -> None:
+    def _arrive(self, batches: Sequence[Arrived]) -> None:
         for reader in self.readers.values():
+            reader.arrive(batches)
             reader.wake()
 
 

@@ -9,7 +9,14 @@ from typing import Final
 from mom_core.catalog import Assignment, NodeRecord, Owner
 from mom_core.partitioner import hash_range
 from mom_core.ports import Durability
-from mom_core.topics import SubscriptionConfig, SubscriptionMode, TopicConfig, TopicKind
+from mom_core.topics import (
+    QueueSettings,
+    SubscriptionConfig,
+    SubscriptionMode,
+    TopicConfig,
+    TopicKind,
+    show_queue,
+)
 from mom_proto.v1 import broker_pb2, types_pb2
 
 KINDS: Final = {
@@ -41,8 +48,13 @@ def topic_message(config: TopicConfig) -> types_pb2.Topic:
         retention_bytes=config.retention_bytes,
         message_bytes_max=config.message_bytes_max,
         created_at_ms=config.created_at_ms,
-        lease_ms=config.queue.lease_ms if config.queue is not None else None,
+        queue=queue_message(config.queue) if config.queue is not None else None,
     )
+
+
+def queue_message(settings: QueueSettings) -> types_pb2.QueueSettings:
+    """How messages are delivered."""
+    return types_pb2.QueueSettings(**show_queue(settings))
 
 
 def subscription_message(config: SubscriptionConfig) -> types_pb2.Subscription:
@@ -52,7 +64,7 @@ def subscription_message(config: SubscriptionConfig) -> types_pb2.Subscription:
         name=config.name,
         mode=MODES[config.mode],
         start=config.start,
-        lease_ms=config.queue.lease_ms if config.mode is SubscriptionMode.QUEUE else None,
+        queue=queue_message(config.queue) if config.mode is SubscriptionMode.QUEUE else None,
         session_ms=config.session_ms if config.mode is SubscriptionMode.STREAM else None,
         created_at_ms=config.created_at_ms,
     )

@@ -22,6 +22,10 @@
 --   journal   list, snapshot: string; the delivery state
 --   producers hash: producer id -> "last_sequence base base ..."; used: sorted set by end offset
 
+-- Producers from this id on are never forgotten (mom_core/producers.py). A number of Lua's has 53
+-- bits, so a client's id just below it is one of them by mistake, which harms nothing.
+local LASTING = 9223372036854775808
+
 local META, INDEX, JOURNAL, SNAPSHOT, PRODUCERS, USED, BATCH, STAGED = 1, 2, 3, 4, 5, 6, 7, 8
 
 local function text(number)
@@ -75,6 +79,9 @@ local function remember(keys, producer, state, sequence, base, stop, window, pro
   end
   kept[#kept + 1] = base
   redis.call('HSET', keys[PRODUCERS], producer, table.concat(kept, ' '))
+  if tonumber(producer) >= LASTING then
+    return
+  end
   redis.call('ZADD', keys[USED], stop, producer)
   if not state and redis.call('ZCARD', keys[USED]) > producers_max then
     local oldest = redis.call('ZPOPMIN', keys[USED])

@@ -18,6 +18,7 @@ from mom_core.names import PartitionId
 from mom_core.ports import (
     Appended,
     AppendOutcome,
+    BatchHead,
     Clock,
     Commit,
     CommitResult,
@@ -99,8 +100,11 @@ class _Partition:
     def remember(self, batch: NewBatch, state: producers.ProducerState) -> None:
         self.producer_states.pop(batch.producer_id, None)
         self.producer_states[batch.producer_id] = state
+        passing = (one for one in self.producer_states if one < producers.LASTING_PRODUCER)
         if len(self.producer_states) > limits.PRODUCERS_PER_PARTITION_MAX:
-            del self.producer_states[next(iter(self.producer_states))]
+            oldest = next(passing, None)
+            if oldest is not None:
+                del self.producer_states[oldest]
 
 
 @dataclasses.dataclass(slots=True)
@@ -192,6 +196,29 @@ class MemoryStore:
                 break
             last += 1
         return tuple(held.batches[first:last])
+
+    async def read_heads(
+        self,
+        partition: PartitionId,
+        offset: int,
+        batches_max: int,
+        *,
+        bytes_each: int,
+        bytes_per_record: int = 0,
+    ) -> tuple[BatchHead, ...]:
+        held = self._partitions.get(partition)
+        if held is None:
+            return ()
+        first = bisect_right(held.batches, offset, key=lambda batch: batch.end_offset)
+        return tuple(
+            BatchHead(
+                one.base_offset,
+                one.count,
+                one.append_time_ms,
+                one.data[: bytes_each + bytes_per_record * one.count],
+            )
+            for one in held.batches[first : first + batches_max]
+        )
 
     async def offset_at(self, partition: PartitionId, timestamp_ms: int) -> int:
         held = self._partitions.get(partition)

@@ -57,6 +57,7 @@ from mom_core import limits
 from mom_core.errors import ErrorCode, InvalidArgumentError, StoreError
 from mom_core.names import PartitionId
 from mom_core.ports import (
+    BatchHead,
     Clock,
     Commit,
     CommitResult,
@@ -99,6 +100,8 @@ CLOCK_ROUND_TRIP_MS_MAX: Final = 250
 REPLICA_WAIT_MS: Final = 1_200
 TOMBSTONE_MS: Final = 24 * 3600 * 1000
 BATCHES_PER_READ_MAX: Final = 1_024
+# Beginnings of batches fetched by one pipeline, so that other reads get their turn.
+HEADS_PER_CALL_MAX: Final = 512
 # Changes of the control plane that a watch may lag behind before it begins again.
 CHANGES_KEPT: Final = 1_024
 KEY_WRITES_MAX: Final = 1_000
@@ -284,6 +287,48 @@ class RedisStore:
             # A trim in between took some from the front; all of them: look again behind it.
             if batches:
                 return batches
+
+    async def read_heads(
+        self,
+        partition: PartitionId,
+        offset: int,
+        batches_max: int,
+        *,
+        bytes_each: int,
+        bytes_per_record: int = 0,
+    ) -> tuple[BatchHead, ...]:
+        keys = self._partition_keys(partition)
+        found: list[BatchHead] = []
+        position = max(0, offset)
+        while batches_max > len(found):
+            count_max = min(batches_max - len(found), HEADS_PER_CALL_MAX)
+            answer = await self._read("read", keys[:2], position, 1 << 52, count_max)
+            extents = [tuple(map(int, extent)) for extent in self._reply(answer)]
+            if not extents:
+                break
+            heads = await self._heads(keys[-1], extents, bytes_each, bytes_per_record)
+            found += (
+                BatchHead(end - count, count, time_ms, head)
+                for (end, count, time_ms), head in zip(extents, heads, strict=True)
+                if head  # A trim in between took some from the front.
+            )
+            position = extents[-1][0]
+        return tuple(found)
+
+    async def _heads(
+        self,
+        key: str,
+        extents: Sequence[tuple[int, ...]],
+        bytes_each: int,
+        bytes_per_record: int,
+    ) -> list[bytes]:
+        commands: _Commands = [
+            ("GETRANGE", f"{key}{end}", 0, bytes_each + bytes_per_record * count - 1)
+            for end, count, _ in extents
+        ]
+        answer = await self._call(self._readers, lambda _: commands)
+        self._raise_error(answer)
+        return answer.replies
 
     async def offset_at(self, partition: PartitionId, timestamp_ms: int) -> int:
         keys = self._partition_keys(partition)[:2]

@@ -27,6 +27,7 @@ from mom_core import limits
 from mom_core.errors import StoreError
 from mom_core.names import PartitionId
 from mom_core.ports import (
+    BatchHead,
     Clock,
     Commit,
     CommitResult,
@@ -147,6 +148,19 @@ class SqliteStore:
         self, partition: PartitionId, offset: int, max_bytes: int
     ) -> tuple[StoredBatch, ...]:
         return await self._read(steps.read, partition, offset, max_bytes)
+
+    async def read_heads(
+        self,
+        partition: PartitionId,
+        offset: int,
+        batches_max: int,
+        *,
+        bytes_each: int,
+        bytes_per_record: int = 0,
+    ) -> tuple[BatchHead, ...]:
+        return await self._read(
+            steps.read_heads, partition, offset, batches_max, bytes_each, bytes_per_record
+        )
 
     async def offset_at(self, partition: PartitionId, timestamp_ms: int) -> int:
         return await self._read(steps.offset_at, partition, timestamp_ms)

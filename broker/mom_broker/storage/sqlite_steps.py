@@ -18,6 +18,7 @@ from mom_core.names import PartitionId
 from mom_core.ports import (
     Appended,
     AppendOutcome,
+    BatchHead,
     Commit,
     CommitResult,
     Durability,
@@ -217,7 +218,7 @@ class _Appending:
             "INSERT OR REPLACE INTO producers VALUES (?, ?, ?, ?)",
             (self._number, _signed(batch.producer_id), self.next_offset, after.to_text()),
         )
-        if state is None:
+        if state is None and batch.producer_id < producers.LASTING_PRODUCER:
             self.producers_count += 1
             if self.producers_count > limits.PRODUCERS_PER_PARTITION_MAX:
                 self._forget_oldest()
@@ -226,8 +227,10 @@ class _Appending:
         # A tenth at once: the scan for the oldest is then rare, and no index has to be kept.
         count = max(1, limits.PRODUCERS_PER_PARTITION_MAX // 10)
         self._connection.execute(
+            # A lasting one's id is negative as SQLite has it.
             "DELETE FROM producers WHERE number = ? AND producer_id IN"
-            " (SELECT producer_id FROM producers WHERE number = ? ORDER BY used LIMIT ?)",
+            " (SELECT producer_id FROM producers WHERE number = ? AND producer_id >= 0"
+            " ORDER BY used LIMIT ?)",
             (self._number, self._number, count),
         )
         self.producers_count -= count
@@ -367,6 +370,29 @@ def read(
         batches.append(StoredBatch((row_id & _OFFSET_MASK) - count, count, append_time_ms, data))
     cursor.close()
     return tuple(batches)
+
+
+def read_heads(
+    connection: sqlite3.Connection,
+    partition: PartitionId,
+    offset: int,
+    batches_max: int,
+    bytes_each: int,
+    bytes_per_record: int,
+) -> tuple[BatchHead, ...]:
+    number = number_of(connection, partition)
+    if number is None or offset >= _OFFSET_LIMIT:
+        return ()
+    first, last = _range(number)
+    rows = connection.execute(
+        "SELECT id, record_count, append_time_ms, substr(data, 1, ? + ? * record_count)"
+        " FROM batches WHERE id > ? AND id <= ? ORDER BY id LIMIT ?",
+        (bytes_each, bytes_per_record, first | max(0, offset), last, batches_max),
+    )
+    return tuple(
+        BatchHead((row_id & _OFFSET_MASK) - count, count, append_time_ms, head)
+        for row_id, count, append_time_ms, head in rows
+    )
 
 
 def offset_at(connection: sqlite3.Connection, partition: PartitionId, timestamp_ms: int) -> int:

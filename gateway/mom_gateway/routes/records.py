@@ -12,7 +12,7 @@ from mom_core.access import Action
 from mom_core.batch import decode
 from mom_core.errors import ErrorCode, InvalidArgumentError, NotFoundError
 from mom_core.topics import Start, StartKind, TopicKind, parse_start
-from mom_gateway.bodies import TIMESTAMP_MS_MAX, RecordOut, RecordsIn, show_record
+from mom_gateway.bodies import RecordOut, RecordsIn, show_record
 from mom_gateway.calls import Call, Route
 from mom_gateway.http import Query, Reply, json_bytes, whole_number
 from mom_gateway.operations import Answer, Operation, Parameter, whole
@@ -113,7 +113,9 @@ _READ_QUERY: Final = (
         name="timestamp",
         description="Begin with the first record appended at or after this time: milliseconds "
         "since the Unix epoch, or RFC 3339. Instead of offset.",
-        schema={"oneOf": [whole(0, TIMESTAMP_MS_MAX), {"type": "string", "format": "date-time"}]},
+        schema={
+            "oneOf": [whole(0, limits.TIMESTAMP_MS_MAX), {"type": "string", "format": "date-time"}]
+        },
     ),
     Parameter(
         name="max",

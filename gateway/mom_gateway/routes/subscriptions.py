@@ -19,7 +19,7 @@ from mom_core.topics import (
 from mom_gateway.calls import Call
 from mom_gateway.operations import Answer, Described, Example, Operation
 from mom_gateway.routes.control import CallOf, Name, answer, document_decoder
-from mom_gateway.routes.topics import Duration
+from mom_gateway.routes.topics import DeliverySettings, Duration
 from mom_gateway.service import check_kind
 
 SUBSCRIPTIONS: Final = Described()
@@ -27,8 +27,9 @@ SUBSCRIPTIONS: Final = Described()
 _NO_SECRET: Final = bytes(SECRET_BYTES)
 
 
-class SubscriptionSettings(Struct, omit_defaults=True, kw_only=True):
-    """Settings of a subscription. What is left out has its default."""
+class SubscriptionSettings(DeliverySettings, omit_defaults=True, kw_only=True):
+    """Settings of a subscription. What is left out has its default; all but mode, start and
+    session_ms are of mode queue."""
 
     mode: Annotated[
         str,
@@ -40,7 +41,6 @@ class SubscriptionSettings(Struct, omit_defaults=True, kw_only=True):
         Meta(description="earliest, latest, offset:N, timestamp:MILLISECONDS or RFC 3339."),
     ] = "earliest"
     session_ms: Annotated[Duration, Meta(description="Stream mode.")] = 10_000
-    lease_ms: Annotated[Duration, Meta(description="Queue mode.")] = 30_000
 
 
 class Subscription(Struct, omit_defaults=True, kw_only=True):
@@ -52,7 +52,15 @@ class Subscription(Struct, omit_defaults=True, kw_only=True):
     start: str
     created_at_ms: int
     session_ms: Annotated[int | None, Meta(description="Stream mode.")] = None
-    lease_ms: Annotated[int | None, Meta(description="Queue mode.")] = None
+    lease_ms: Annotated[int | None, Meta(description="Queue mode, as what follows.")] = None
+    ordering: str | None = None
+    dead_letter: str | None = None
+    max_deliveries: int | None = None
+    dead_letter_expired: bool | None = None
+    retry_backoff_ms: int | None = None
+    retry_backoff_multiplier: float | None = None
+    retry_backoff_max_ms: int | None = None
+    message_ttl_ms: int | None = None
 
 
 class SubscriptionList(Struct):

@@ -45,11 +45,48 @@ class TopicSettings(Struct, omit_defaults=True, kw_only=True):
     message_bytes_max: Size = 1_048_576
 
 
-class QueueSettings(TopicSettings, omit_defaults=True, kw_only=True):
+class DeliverySettings(Struct, omit_defaults=True, kw_only=True):
+    """How messages are leased, of a queue or a queue-mode subscription."""
+
+    lease_ms: Duration = 30_000
+    ordering: Annotated[
+        str,
+        Meta(description="priority: higher ones first. fifo: of each key one at a time, in order. "
+             "fair: of each key one in turn. Can't change.",
+             extra_json_schema={"enum": ["priority", "fifo", "fair"]}),
+    ] = "priority"  # fmt: skip
+    dead_letter: Annotated[
+        str,
+        Meta(description="Where messages go that can't be handled; made as a queue if it is "
+             "missing. Empty: they come again for ever."),
+    ] = ""  # fmt: skip
+    max_deliveries: Annotated[
+        int, Meta(description="Failed deliveries before that, 1 to 1000. Needs dead_letter.")
+    ] = 5
+    dead_letter_expired: Annotated[
+        bool, Meta(description="Whether expired messages go there too; else they are dropped.")
+    ] = False
+    retry_backoff_ms: Annotated[
+        Duration, Meta(description="The wait after the first failed delivery, up to a day.")
+    ] = 0
+    retry_backoff_multiplier: Annotated[
+        float, Meta(description="The wait grows by it with each further one, 1 to 100.")
+    ] = 1.0
+    retry_backoff_max_ms: Annotated[
+        Duration, Meta(description="The longest wait; 0: no bound but the multiplier's.")
+    ] = 0
+    message_ttl_ms: Annotated[
+        Duration, Meta(description="Messages expire so long after they came; 0: never by that.")
+    ] = 0
+
+
+class QueueSettings(DeliverySettings, omit_defaults=True, kw_only=True):
     """Settings of a queue. What is left out has its default."""
 
+    partitions: Annotated[int, Meta(description="1 to 1024. May grow, never shrink.")] = 1
     retention_ms: Annotated[Duration, Meta(description="0: until acknowledged.")] = 0
-    lease_ms: Duration = 30_000
+    retention_bytes: Size = 1_073_741_824
+    message_bytes_max: Size = 1_048_576
 
 
 class Topic(Struct, kw_only=True):
@@ -71,12 +108,21 @@ class QueueCounts(Struct):
     ready: Annotated[int, Meta(description="A receive would get them now.")]
     delayed: Annotated[int, Meta(description="Their time has not come.")]
     leased: Annotated[int, Meta(description="A worker has them.")]
+    dead: Annotated[int, Meta(description="On their way to the dead letters.")] = 0
 
 
 class Queue(Topic, kw_only=True):
     """A queue."""
 
     lease_ms: int
+    ordering: str
+    dead_letter: str
+    max_deliveries: int
+    dead_letter_expired: bool
+    retry_backoff_ms: int
+    retry_backoff_multiplier: float
+    retry_backoff_max_ms: int
+    message_ttl_ms: int
     messages: Annotated[
         QueueCounts | None,
         Meta(description="When one queue is asked for; null while a node can't be reached."),
@@ -105,6 +151,7 @@ class SubscriptionCounts(Struct):
     ready: int
     delayed: int
     leased: int
+    dead: int
     committed_offset: int
     member_id: str
 
@@ -160,6 +207,7 @@ async def _counts(call: Call, queue: str) -> QueueCounts | None:
         sum(one.ready for one in found),
         sum(one.delayed for one in found),
         sum(one.leased for one in found),
+        sum(one.dead for one in found),
     )
 
 
@@ -217,6 +265,7 @@ def show_partition(one: broker_pb2.PartitionDescription) -> PartitionInfo:
                 each.ready,
                 each.delayed,
                 each.leased,
+                each.dead,
                 each.committed_offset,
                 each.member_id,
             )
@@ -243,7 +292,15 @@ _QUEUE_EXAMPLE: Final = _TOPIC_EXAMPLE | {
     "partitions": 1,
     "retention_ms": 0,
     "lease_ms": 30_000,
-    "messages": {"ready": 3, "delayed": 0, "leased": 1},
+    "ordering": "priority",
+    "dead_letter": "mail.dlq",
+    "max_deliveries": 5,
+    "dead_letter_expired": False,
+    "retry_backoff_ms": 1_000,
+    "retry_backoff_multiplier": 2.0,
+    "retry_backoff_max_ms": 60_000,
+    "message_ttl_ms": 0,
+    "messages": {"ready": 3, "delayed": 0, "leased": 1, "dead": 0},
 }
 _PARTITIONS_EXAMPLE: Final = {
     "partitions": [

@@ -871,7 +871,7 @@ class BrowsedBatch(_message.Message):
     base_offset: _builtins.int
     batch: _builtins.bytes
     state: _builtins.str
-    """"ready", "delayed" or "leased"."""
+    """"ready", "delayed", "leased", or "dead": on its way to the dead letters."""
     deliveries: _builtins.int
     append_time_ms: _builtins.int
     def __init__(
@@ -1275,6 +1275,7 @@ class SubscriptionDescription(_message.Message):
     COMMITTED_OFFSET_FIELD_NUMBER: _builtins.int
     MEMBER_ID_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     mode: _types_pb2.SubscriptionMode.ValueType
     ready: _builtins.int
@@ -1289,6 +1290,8 @@ class SubscriptionDescription(_message.Message):
     """Stream mode: who holds the partition, empty for nobody."""
     members: _builtins.int
     """Stream mode: members of the whole subscription."""
+    dead: _builtins.int
+    """Queue mode: messages on their way to the dead letters."""
     def __init__(
         self,
         *,
@@ -1300,10 +1303,11 @@ class SubscriptionDescription(_message.Message):
         committed_offset: _builtins.int = ...,
         member_id: _builtins.str = ...,
         members: _builtins.int = ...,
+        dead: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_offset", b"committed_offset", "delayed", b"delayed", "leased", b"leased", "member_id", b"member_id", "members", b"members", "mode", b"mode", "name", b"name", "ready", b"ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_offset", b"committed_offset", "dead", b"dead", "delayed", b"delayed", "leased", b"leased", "member_id", b"member_id", "members", b"members", "mode", b"mode", "name", b"name", "ready", b"ready"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18mom_proto/v1/types.proto\x12\x06mom.v1\"\xaa\x01\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\x12+\n\x07\x64\x65tails\x18\x05 \x03(\x0b\x32\x1a.mom.v1.Error.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\",\n\tPartition\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\"\xbf\x02\n\x05Topic\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04kind\x18\x02 \x01(\x0e\x32\x11.mom.v1.TopicKind\x12\x10\n\x08topic_id\x18\x03 \x01(\x0c\x12\x17\n\npartitions\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x0cretention_ms\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12\x1c\n\x0fretention_bytes\x18\x06 \x01(\x04H\x02\x88\x01\x01\x12\x1e\n\x11message_bytes_max\x18\x07 \x01(\rH\x03\x88\x01\x01\x12\x15\n\rcreated_at_ms\x18\x08 \x01(\x04\x12\x15\n\x08lease_ms\x18\t \x01(\rH\x04\x88\x01\x01\x42\r\n\x0b_partitionsB\x0f\n\r_retention_msB\x12\n\x10_retention_bytesB\x14\n\x12_message_bytes_maxB\x0b\n\t_lease_ms\"\xd4\x01\n\x0cSubscription\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.mom.v1.SubscriptionMode\x12\x12\n\x05start\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08lease_ms\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x17\n\nsession_ms\x18\x06 \x01(\rH\x02\x88\x01\x01\x12\x15\n\rcreated_at_ms\x18\x07 \x01(\x04\x42\x08\n\x06_startB\x0b\n\t_lease_msB\r\n\x0b_session_ms*\x9c\x01\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_MEMORY\x10\x01\x12\x11\n\rDURABILITY_OS\x10\x02\x12\x14\n\x10\x44URABILITY_FSYNC\x10\x03\x12\x19\n\x15\x44URABILITY_REPLICATED\x10\x04\x12\x17\n\x13\x44URABILITY_PROVIDER\x10\x05*S\n\tTopicKind\x12\x1a\n\x16TOPIC_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10TOPIC_KIND_TOPIC\x10\x01\x12\x14\n\x10TOPIC_KIND_QUEUE\x10\x02*p\n\x10SubscriptionMode\x12!\n\x1dSUBSCRIPTION_MODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18SUBSCRIPTION_MODE_STREAM\x10\x01\x12\x1b\n\x17SUBSCRIPTION_MODE_QUEUE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18mom_proto/v1/types.proto\x12\x06mom.v1\"\xaa\x01\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\x12+\n\x07\x64\x65tails\x18\x05 \x03(\x0b\x32\x1a.mom.v1.Error.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\",\n\tPartition\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\"\xc1\x02\n\x05Topic\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04kind\x18\x02 \x01(\x0e\x32\x11.mom.v1.TopicKind\x12\x10\n\x08topic_id\x18\x03 \x01(\x0c\x12\x17\n\npartitions\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x0cretention_ms\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12\x1c\n\x0fretention_bytes\x18\x06 \x01(\x04H\x02\x88\x01\x01\x12\x1e\n\x11message_bytes_max\x18\x07 \x01(\rH\x03\x88\x01\x01\x12\x15\n\rcreated_at_ms\x18\x08 \x01(\x04\x12$\n\x05queue\x18\t \x01(\x0b\x32\x15.mom.v1.QueueSettingsB\r\n\x0b_partitionsB\x0f\n\r_retention_msB\x12\n\x10_retention_bytesB\x14\n\x12_message_bytes_max\"\xcf\x03\n\rQueueSettings\x12\x15\n\x08lease_ms\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x15\n\x08ordering\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x0b\x64\x65\x61\x64_letter\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x1b\n\x0emax_deliveries\x18\x04 \x01(\rH\x03\x88\x01\x01\x12 \n\x13\x64\x65\x61\x64_letter_expired\x18\x05 \x01(\x08H\x04\x88\x01\x01\x12\x1d\n\x10retry_backoff_ms\x18\x06 \x01(\rH\x05\x88\x01\x01\x12%\n\x18retry_backoff_multiplier\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12!\n\x14retry_backoff_max_ms\x18\x08 \x01(\rH\x07\x88\x01\x01\x12\x1b\n\x0emessage_ttl_ms\x18\t \x01(\x04H\x08\x88\x01\x01\x42\x0b\n\t_lease_msB\x0b\n\t_orderingB\x0e\n\x0c_dead_letterB\x11\n\x0f_max_deliveriesB\x16\n\x14_dead_letter_expiredB\x13\n\x11_retry_backoff_msB\x1b\n\x19_retry_backoff_multiplierB\x17\n\x15_retry_backoff_max_msB\x11\n\x0f_message_ttl_ms\"\xd6\x01\n\x0cSubscription\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.mom.v1.SubscriptionMode\x12\x12\n\x05start\x18\x04 \x01(\tH\x00\x88\x01\x01\x12$\n\x05queue\x18\x05 \x01(\x0b\x32\x15.mom.v1.QueueSettings\x12\x17\n\nsession_ms\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x15\n\rcreated_at_ms\x18\x07 \x01(\x04\x42\x08\n\x06_startB\r\n\x0b_session_ms*\x9c\x01\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_MEMORY\x10\x01\x12\x11\n\rDURABILITY_OS\x10\x02\x12\x14\n\x10\x44URABILITY_FSYNC\x10\x03\x12\x19\n\x15\x44URABILITY_REPLICATED\x10\x04\x12\x17\n\x13\x44URABILITY_PROVIDER\x10\x05*S\n\tTopicKind\x12\x1a\n\x16TOPIC_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10TOPIC_KIND_TOPIC\x10\x01\x12\x14\n\x10TOPIC_KIND_QUEUE\x10\x02*p\n\x10SubscriptionMode\x12!\n\x1dSUBSCRIPTION_MODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18SUBSCRIPTION_MODE_STREAM\x10\x01\x12\x1b\n\x17SUBSCRIPTION_MODE_QUEUE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,12 +33,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERROR_DETAILSENTRY']._loaded_options = None
   _globals['_ERROR_DETAILSENTRY']._serialized_options = b'8\001'
-  _globals['_DURABILITY']._serialized_start=793
-  _globals['_DURABILITY']._serialized_end=949
-  _globals['_TOPICKIND']._serialized_start=951
-  _globals['_TOPICKIND']._serialized_end=1034
-  _globals['_SUBSCRIPTIONMODE']._serialized_start=1036
-  _globals['_SUBSCRIPTIONMODE']._serialized_end=1148
+  _globals['_DURABILITY']._serialized_start=1263
+  _globals['_DURABILITY']._serialized_end=1419
+  _globals['_TOPICKIND']._serialized_start=1421
+  _globals['_TOPICKIND']._serialized_end=1504
+  _globals['_SUBSCRIPTIONMODE']._serialized_start=1506
+  _globals['_SUBSCRIPTIONMODE']._serialized_end=1618
   _globals['_ERROR']._serialized_start=37
   _globals['_ERROR']._serialized_end=207
   _globals['_ERROR_DETAILSENTRY']._serialized_start=161
@@ -46,7 +46,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARTITION']._serialized_start=209
   _globals['_PARTITION']._serialized_end=253
   _globals['_TOPIC']._serialized_start=256
-  _globals['_TOPIC']._serialized_end=575
-  _globals['_SUBSCRIPTION']._serialized_start=578
-  _globals['_SUBSCRIPTION']._serialized_end=790
+  _globals['_TOPIC']._serialized_end=577
+  _globals['_QUEUESETTINGS']._serialized_start=580
+  _globals['_QUEUESETTINGS']._serialized_end=1043
+  _globals['_SUBSCRIPTION']._serialized_start=1046
+  _globals['_SUBSCRIPTION']._serialized_end=1260
 # @@protoc_insertion_point(module_scope)

@@ -199,7 +199,7 @@ class Topic(_message.Message):
     RETENTION_BYTES_FIELD_NUMBER: _builtins.int
     MESSAGE_BYTES_MAX_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
-    LEASE_MS_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 249 of A-Z a-z 0-9 . _ - beginning with a letter or digit."""
     kind: Global___TopicKind.ValueType
@@ -215,8 +215,10 @@ class Topic(_message.Message):
     """The largest value of one message in bytes, up to 8 MiB."""
     created_at_ms: _builtins.int
     """Milliseconds since the Unix epoch; given by the master."""
-    lease_ms: _builtins.int
-    """The default lease of a queue, milliseconds, 1,000 to 43,200,000. Absent for a topic."""
+    @_builtins.property
+    def queue(self) -> Global___QueueSettings:
+        """Absent for a topic."""
+
     def __init__(
         self,
         *,
@@ -228,14 +230,12 @@ class Topic(_message.Message):
         retention_bytes: _builtins.int | None = ...,
         message_bytes_max: _builtins.int | None = ...,
         created_at_ms: _builtins.int = ...,
-        lease_ms: _builtins.int | None = ...,
+        queue: Global___QueueSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lease_ms", b"_lease_ms", "_message_bytes_max", b"_message_bytes_max", "_partitions", b"_partitions", "_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "lease_ms", b"lease_ms", "message_bytes_max", b"message_bytes_max", "partitions", b"partitions", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_message_bytes_max", b"_message_bytes_max", "_partitions", b"_partitions", "_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "message_bytes_max", b"message_bytes_max", "partitions", b"partitions", "queue", b"queue", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease_ms", b"_lease_ms", "_message_bytes_max", b"_message_bytes_max", "_partitions", b"_partitions", "_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "created_at_ms", b"created_at_ms", "kind", b"kind", "lease_ms", b"lease_ms", "message_bytes_max", b"message_bytes_max", "name", b"name", "partitions", b"partitions", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_message_bytes_max", b"_message_bytes_max", "_partitions", b"_partitions", "_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "created_at_ms", b"created_at_ms", "kind", b"kind", "message_bytes_max", b"message_bytes_max", "name", b"name", "partitions", b"partitions", "queue", b"queue", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__lease_ms: _TypeAlias = _typing.Literal["lease_ms"]  # noqa: Y015
-    _WhichOneofArgType__lease_ms: _TypeAlias = _typing.Literal["_lease_ms", b"_lease_ms"]  # noqa: Y015
     _WhichOneofReturnType__message_bytes_max: _TypeAlias = _typing.Literal["message_bytes_max"]  # noqa: Y015
     _WhichOneofArgType__message_bytes_max: _TypeAlias = _typing.Literal["_message_bytes_max", b"_message_bytes_max"]  # noqa: Y015
     _WhichOneofReturnType__partitions: _TypeAlias = _typing.Literal["partitions"]  # noqa: Y015
@@ -244,8 +244,6 @@ class Topic(_message.Message):
     _WhichOneofArgType__retention_bytes: _TypeAlias = _typing.Literal["_retention_bytes", b"_retention_bytes"]  # noqa: Y015
     _WhichOneofReturnType__retention_ms: _TypeAlias = _typing.Literal["retention_ms"]  # noqa: Y015
     _WhichOneofArgType__retention_ms: _TypeAlias = _typing.Literal["_retention_ms", b"_retention_ms"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_ms) -> _WhichOneofReturnType__lease_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__message_bytes_max) -> _WhichOneofReturnType__message_bytes_max | None: ...
     @_typing.overload
@@ -258,6 +256,99 @@ class Topic(_message.Message):
 Global___Topic: _TypeAlias = Topic  # noqa: Y015
 
 @_typing.final
+class QueueSettings(_message.Message):
+    """How messages of a queue, or of a queue-mode subscription, are delivered. What is optional is as
+    in a Topic.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_MS_FIELD_NUMBER: _builtins.int
+    ORDERING_FIELD_NUMBER: _builtins.int
+    DEAD_LETTER_FIELD_NUMBER: _builtins.int
+    MAX_DELIVERIES_FIELD_NUMBER: _builtins.int
+    DEAD_LETTER_EXPIRED_FIELD_NUMBER: _builtins.int
+    RETRY_BACKOFF_MS_FIELD_NUMBER: _builtins.int
+    RETRY_BACKOFF_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    RETRY_BACKOFF_MAX_MS_FIELD_NUMBER: _builtins.int
+    MESSAGE_TTL_MS_FIELD_NUMBER: _builtins.int
+    lease_ms: _builtins.int
+    """The lease that a receive gets unless it asks for another, milliseconds, 1,000 to 43,200,000."""
+    ordering: _builtins.str
+    """"priority", "fifo" (of each key one at a time, in order) or "fair" (of each key one in turn).
+    Can't change.
+    """
+    dead_letter: _builtins.str
+    """Name of the topic or queue for messages that can't be handled; empty: they come again for ever."""
+    max_deliveries: _builtins.int
+    """After so many failed deliveries a message goes to the dead letters, 1 to 1,000."""
+    dead_letter_expired: _builtins.bool
+    """Whether a message whose time is over goes there too; else it is dropped."""
+    retry_backoff_ms: _builtins.int
+    """The wait after the first failed delivery, milliseconds, up to a day; 0: none."""
+    retry_backoff_multiplier: _builtins.float
+    """By which the wait grows with each further one, 1 to 100."""
+    retry_backoff_max_ms: _builtins.int
+    """The longest wait, milliseconds; 0: no bound but the multiplier's."""
+    message_ttl_ms: _builtins.int
+    """How long after its arrival a message expires, milliseconds; 0: never by that."""
+    def __init__(
+        self,
+        *,
+        lease_ms: _builtins.int | None = ...,
+        ordering: _builtins.str | None = ...,
+        dead_letter: _builtins.str | None = ...,
+        max_deliveries: _builtins.int | None = ...,
+        dead_letter_expired: _builtins.bool | None = ...,
+        retry_backoff_ms: _builtins.int | None = ...,
+        retry_backoff_multiplier: _builtins.float | None = ...,
+        retry_backoff_max_ms: _builtins.int | None = ...,
+        message_ttl_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dead_letter", b"_dead_letter", "_dead_letter_expired", b"_dead_letter_expired", "_lease_ms", b"_lease_ms", "_max_deliveries", b"_max_deliveries", "_message_ttl_ms", b"_message_ttl_ms", "_ordering", b"_ordering", "_retry_backoff_max_ms", b"_retry_backoff_max_ms", "_retry_backoff_ms", b"_retry_backoff_ms", "_retry_backoff_multiplier", b"_retry_backoff_multiplier", "dead_letter", b"dead_letter", "dead_letter_expired", b"dead_letter_expired", "lease_ms", b"lease_ms", "max_deliveries", b"max_deliveries", "message_ttl_ms", b"message_ttl_ms", "ordering", b"ordering", "retry_backoff_max_ms", b"retry_backoff_max_ms", "retry_backoff_ms", b"retry_backoff_ms", "retry_backoff_multiplier", b"retry_backoff_multiplier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dead_letter", b"_dead_letter", "_dead_letter_expired", b"_dead_letter_expired", "_lease_ms", b"_lease_ms", "_max_deliveries", b"_max_deliveries", "_message_ttl_ms", b"_message_ttl_ms", "_ordering", b"_ordering", "_retry_backoff_max_ms", b"_retry_backoff_max_ms", "_retry_backoff_ms", b"_retry_backoff_ms", "_retry_backoff_multiplier", b"_retry_backoff_multiplier", "dead_letter", b"dead_letter", "dead_letter_expired", b"dead_letter_expired", "lease_ms", b"lease_ms", "max_deliveries", b"max_deliveries", "message_ttl_ms", b"message_ttl_ms", "ordering", b"ordering", "retry_backoff_max_ms", b"retry_backoff_max_ms", "retry_backoff_ms", b"retry_backoff_ms", "retry_backoff_multiplier", b"retry_backoff_multiplier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__dead_letter: _TypeAlias = _typing.Literal["dead_letter"]  # noqa: Y015
+    _WhichOneofArgType__dead_letter: _TypeAlias = _typing.Literal["_dead_letter", b"_dead_letter"]  # noqa: Y015
+    _WhichOneofReturnType__dead_letter_expired: _TypeAlias = _typing.Literal["dead_letter_expired"]  # noqa: Y015
+    _WhichOneofArgType__dead_letter_expired: _TypeAlias = _typing.Literal["_dead_letter_expired", b"_dead_letter_expired"]  # noqa: Y015
+    _WhichOneofReturnType__lease_ms: _TypeAlias = _typing.Literal["lease_ms"]  # noqa: Y015
+    _WhichOneofArgType__lease_ms: _TypeAlias = _typing.Literal["_lease_ms", b"_lease_ms"]  # noqa: Y015
+    _WhichOneofReturnType__max_deliveries: _TypeAlias = _typing.Literal["max_deliveries"]  # noqa: Y015
+    _WhichOneofArgType__max_deliveries: _TypeAlias = _typing.Literal["_max_deliveries", b"_max_deliveries"]  # noqa: Y015
+    _WhichOneofReturnType__message_ttl_ms: _TypeAlias = _typing.Literal["message_ttl_ms"]  # noqa: Y015
+    _WhichOneofArgType__message_ttl_ms: _TypeAlias = _typing.Literal["_message_ttl_ms", b"_message_ttl_ms"]  # noqa: Y015
+    _WhichOneofReturnType__ordering: _TypeAlias = _typing.Literal["ordering"]  # noqa: Y015
+    _WhichOneofArgType__ordering: _TypeAlias = _typing.Literal["_ordering", b"_ordering"]  # noqa: Y015
+    _WhichOneofReturnType__retry_backoff_max_ms: _TypeAlias = _typing.Literal["retry_backoff_max_ms"]  # noqa: Y015
+    _WhichOneofArgType__retry_backoff_max_ms: _TypeAlias = _typing.Literal["_retry_backoff_max_ms", b"_retry_backoff_max_ms"]  # noqa: Y015
+    _WhichOneofReturnType__retry_backoff_ms: _TypeAlias = _typing.Literal["retry_backoff_ms"]  # noqa: Y015
+    _WhichOneofArgType__retry_backoff_ms: _TypeAlias = _typing.Literal["_retry_backoff_ms", b"_retry_backoff_ms"]  # noqa: Y015
+    _WhichOneofReturnType__retry_backoff_multiplier: _TypeAlias = _typing.Literal["retry_backoff_multiplier"]  # noqa: Y015
+    _WhichOneofArgType__retry_backoff_multiplier: _TypeAlias = _typing.Literal["_retry_backoff_multiplier", b"_retry_backoff_multiplier"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dead_letter) -> _WhichOneofReturnType__dead_letter | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dead_letter_expired) -> _WhichOneofReturnType__dead_letter_expired | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_ms) -> _WhichOneofReturnType__lease_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_deliveries) -> _WhichOneofReturnType__max_deliveries | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__message_ttl_ms) -> _WhichOneofReturnType__message_ttl_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ordering) -> _WhichOneofReturnType__ordering | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_backoff_max_ms) -> _WhichOneofReturnType__retry_backoff_max_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_backoff_ms) -> _WhichOneofReturnType__retry_backoff_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_backoff_multiplier) -> _WhichOneofReturnType__retry_backoff_multiplier | None: ...
+
+Global___QueueSettings: _TypeAlias = QueueSettings  # noqa: Y015
+
+@_typing.final
 class Subscription(_message.Message):
     """A durable, named reader of a topic. What is optional is as in a Topic."""
 
@@ -267,7 +358,7 @@ class Subscription(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
-    LEASE_MS_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
     SESSION_MS_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
@@ -281,14 +372,16 @@ class Subscription(_message.Message):
     message appended at or after a time in milliseconds since the Unix epoch
     ("timestamp:1700000000000").
     """
-    lease_ms: _builtins.int
-    """Queue mode: the default lease, milliseconds. Absent in stream mode."""
     session_ms: _builtins.int
     """Stream mode: a member that is silent for longer loses its partitions, milliseconds. Absent in
     queue mode.
     """
     created_at_ms: _builtins.int
     """Milliseconds since the Unix epoch; given by the master."""
+    @_builtins.property
+    def queue(self) -> Global___QueueSettings:
+        """Absent in stream mode."""
+
     def __init__(
         self,
         *,
@@ -296,22 +389,18 @@ class Subscription(_message.Message):
         name: _builtins.str = ...,
         mode: Global___SubscriptionMode.ValueType = ...,
         start: _builtins.str | None = ...,
-        lease_ms: _builtins.int | None = ...,
+        queue: Global___QueueSettings | None = ...,
         session_ms: _builtins.int | None = ...,
         created_at_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lease_ms", b"_lease_ms", "_session_ms", b"_session_ms", "_start", b"_start", "lease_ms", b"lease_ms", "session_ms", b"session_ms", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_session_ms", b"_session_ms", "_start", b"_start", "queue", b"queue", "session_ms", b"session_ms", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease_ms", b"_lease_ms", "_session_ms", b"_session_ms", "_start", b"_start", "created_at_ms", b"created_at_ms", "lease_ms", b"lease_ms", "mode", b"mode", "name", b"name", "session_ms", b"session_ms", "start", b"start", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_session_ms", b"_session_ms", "_start", b"_start", "created_at_ms", b"created_at_ms", "mode", b"mode", "name", b"name", "queue", b"queue", "session_ms", b"session_ms", "start", b"start", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__lease_ms: _TypeAlias = _typing.Literal["lease_ms"]  # noqa: Y015
-    _WhichOneofArgType__lease_ms: _TypeAlias = _typing.Literal["_lease_ms", b"_lease_ms"]  # noqa: Y015
     _WhichOneofReturnType__session_ms: _TypeAlias = _typing.Literal["session_ms"]  # noqa: Y015
     _WhichOneofArgType__session_ms: _TypeAlias = _typing.Literal["_session_ms", b"_session_ms"]  # noqa: Y015
     _WhichOneofReturnType__start: _TypeAlias = _typing.Literal["start"]  # noqa: Y015
     _WhichOneofArgType__start: _TypeAlias = _typing.Literal["_start", b"_start"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_ms) -> _WhichOneofReturnType__lease_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__session_ms) -> _WhichOneofReturnType__session_ms | None: ...
     @_typing.overload

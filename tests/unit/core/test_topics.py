@@ -150,10 +150,10 @@ def test_a_diff_of_named_fields_leaves_defaults_alone() -> None:
 
 def test_a_field_of_a_newer_version_survives() -> None:
     stored = msgspec.json.decode(encode_topic(topic(TopicKind.QUEUE)))
-    stored["dead_letter"] = {"topic": "dlq"}
+    stored["of_tomorrow"] = {"topic": "dlq"}
     read = decode_topic(msgspec.json.encode(stored))
     changed = patch_topic(read, {"partitions": 2})
-    assert msgspec.json.decode(encode_topic(changed))["dead_letter"] == {"topic": "dlq"}
+    assert msgspec.json.decode(encode_topic(changed))["of_tomorrow"] == {"topic": "dlq"}
 
 
 @pytest.mark.parametrize("data", [b'{"format":2}', b"{}", b"x", b'{"format":1}', b"[]"])

@@ -29,7 +29,7 @@ from mom_proto.v1 import broker_pb2
 def stored(body: bytes) -> Message:
     item = decode_item(body)
     assert isinstance(item, MessageIn), item
-    return message_of(item)
+    return message_of(item, 1_000)
 
 
 def shown(message: Message) -> Any:
@@ -119,6 +119,9 @@ def test_any_bytes_come_back_as_they_went(value: bytes) -> None:
         (b'{"value": 1, "headers": {"a": 1}}', "headers[...]"),
         (b'{"value": 1, "timestamp_ms": -1}', "timestamp_ms"),
         (b'{"value": 1, "id": "x"}', "id"),
+        (b'{"value": 1, "delay_ms": -1}', "delay_ms"),
+        (b'{"value": 1, "delay_ms": 5, "deliver_at_ms": 9}', "delay_ms"),
+        (b'{"value": 1, "ttl_ms": 300000000000000}', "ttl_ms"),
         (b'"text"', "body"),
     ],
 )
@@ -126,10 +129,17 @@ def test_a_wrong_item_names_its_field(body: bytes, field: str) -> None:
     item = decode_item(body)
     if isinstance(item, MessageIn):
         with pytest.raises(InvalidArgumentError) as caught:
-            message_of(item)
+            message_of(item, 1_000)
         assert caught.value.field == field
     else:
         assert item.field == field
+
+
+def test_waits_count_from_now() -> None:
+    item = decode_item(b'{"value": 1, "delay_ms": 5, "ttl_ms": 50, "priority": 3}')
+    assert isinstance(item, MessageIn)
+    message = message_of(item, 1_000)
+    assert (message.deliver_at_ms, message.expires_at_ms, message.priority) == (1_005, 1_050, 3)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from operator_objects import cluster_object, make_cluster
 
+from mom_core.topics import TopicKind, new_topic
 from mom_operator.names import Names
 from mom_operator.spec import SpecError, parse_cluster, parse_queue, parse_topic
 
@@ -74,6 +75,38 @@ def test_settings_are_those_of_rest() -> None:
     assert mail.settings() == {"mode": "queue", "lease_ms": 90_000}
     unlimited = parse_queue(_topic({"retention": {"time": "0"}, "ackTimeout": "30s"}))
     assert unlimited.spec.settings() == {"retention_ms": 0, "lease_ms": 30_000}
+
+
+def test_how_a_queue_delivers() -> None:
+    queue = parse_queue(
+        _topic(
+            {
+                "ordering": "fifo",
+                "deadLetter": "mail.dlq",
+                "maxDeliveries": 7,
+                "deadLetterExpired": True,
+                "retryBackoff": "1s",
+                "retryBackoffMultiplier": 2,
+                "retryBackoffMax": "10m",
+                "messageTtl": "2h",
+            }
+        )
+    )
+    settings = queue.spec.settings()
+    assert settings == {
+        "ordering": "fifo",
+        "dead_letter": "mail.dlq",
+        "max_deliveries": 7,
+        "dead_letter_expired": True,
+        "retry_backoff_ms": 1_000,
+        "retry_backoff_multiplier": 2,
+        "retry_backoff_max_ms": 600_000,
+        "message_ttl_ms": 7_200_000,
+    }
+    # They are the settings that MOM takes.
+    made = new_topic("q", TopicKind.QUEUE, settings, topic_id="0" * 32, created_at_ms=0)
+    assert made.queue is not None
+    assert made.queue.policy.max_deliveries == 7
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,776 @@
+"""The delivery state of one subscription on one partition; see the package for the theory."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import msgspec
+
+from mom_core.delivery.arrivals import Run
+from mom_core.delivery.changes import (
+    Addressed,
+    Carried,
+    Change,
+    DeadReason,
+    DeadSent,
+    Died,
+    Extended,
+    Leased,
+    LeasedRange,
+    Moved,
+    Returned,
+    SettleAction,
+    Settled,
+    SettleOutcome,
+    Skipped,
+)
+from mom_core.delivery.entries import Entry
+from mom_core.delivery.order import make_order
+from mom_core.delivery.policy import Policy
+from mom_core.errors import ErrorCode, OverloadedError
+from mom_core.limits import LEASED_MESSAGES_MAX
+from mom_core.ranges import RangeSet
+
+SNAPSHOT_VERSION: Final = 2
+
+
+class DeliveryCounts(NamedTuple):
+    """Messages by state."""
+
+    ready: int
+    delayed: int
+    leased: int
+    dead: int
+    """On their way to the dead letters."""
+
+
+class Outstanding(NamedTuple):
+    """Offsets [first, end) that are not settled, as a browser sees them."""
+
+    first: int
+    end: int
+    state: str
+    """``ready``, ``delayed``, ``leased`` or ``dead``."""
+    deliveries: int
+    until_ms: int
+    """When a delayed one can be leased, or a lease ends; else 0."""
+
+
+class DeadMessage(NamedTuple):
+    """A message on its way to the dead letters."""
+
+    number: int
+    """Its place among all that this subscription sent there from this partition."""
+    offset: int
+    reason: DeadReason
+    deliveries: int
+    first_leased_ms: int
+    """0: it was never leased."""
+    died_ms: int
+
+
+class DeadAddress(msgspec.Struct, array_like=True, frozen=True):
+    """Where dead messages go."""
+
+    topic_id: str = ""
+    """Empty: nowhere yet."""
+    base: int = 0
+    """The number of the first that was to go there."""
+    next_number: int = 0
+    """The number after the last that landed there."""
+
+
+class _Held(msgspec.Struct, array_like=True):
+    """A part of a lease."""
+
+    entry: Entry
+    deadline_ms: int
+
+
+class _Dead(msgspec.Struct, array_like=True):
+    entry: Entry
+    number: int
+    reason: DeadReason
+    at_ms: int
+
+
+class _Snapshot(msgspec.Struct, array_like=True, frozen=True):
+    version: int
+    floor: int
+    arrived: int
+    """From here on the log has to be read again, for what is still just as it came."""
+    settled: list[tuple[int, int]]
+    leases: list[tuple[int, list[_Held]]]
+    waiting: list[Entry]
+    dead: list[_Dead]
+    next_number: int
+    dead_address: DeadAddress
+
+
+_snapshot_decoder: Final = msgspec.msgpack.Decoder(_Snapshot)
+
+
+class Delivery:
+    """The delivery state of one subscription on one partition.
+
+    ``policy`` may be replaced at any time but for its ordering.
+    """
+
+    def __init__(self, start: int, policy: Policy = Policy()) -> None:  # noqa: B008 - frozen
+        """Begin with everything below ``start`` settled."""
+        self.policy = policy
+        self.floor = start
+        """Everything below is settled."""
+        self.arrived = start
+        """Everything below is known."""
+        self.bodies_to_drop: list[tuple[int, int]] = []
+        """Carried bodies that nobody needs any more; the caller takes them out."""
+        self._settled = RangeSet()
+        self._known = RangeSet()
+        """What a snapshot brought that lies above :attr:`arrived`."""
+        self._waiting: dict[int, Entry] = {}
+        self._order = make_order(policy.ordering, self._waiting)
+        self._newest: Entry | None = None
+        self._delayed: set[int] = set()
+        self._delays: list[tuple[int, int]] = []
+        self._expiries: list[tuple[int, int]] = []
+        self._leases: dict[int, list[_Held]] = {}
+        self._deadlines: list[tuple[int, int]] = []
+        self.dead_address = DeadAddress()
+        self._dead: list[_Dead] = []
+        self._next_number = 0
+        self._now_ms = 0
+        self._waiting_count = 0
+        self._delayed_count = 0
+        self._leased_count = 0
+
+    # What stands.
+
+    def counts(self, now_ms: int) -> DeliveryCounts:
+        """Messages by state at ``now_ms``."""
+        self._wake_delayed(now_ms)
+        dead = sum(one.entry.count for one in self._dead)
+        ready = self._waiting_count - self._delayed_count
+        return DeliveryCounts(ready, self._delayed_count, self._leased_count, dead)
+
+    def ready_at_most(self) -> int:
+        """A quick upper bound of what could be leased, delayed messages included."""
+        return self._waiting_count
+
+    def has_ready(self, now_ms: int) -> bool:
+        """Whether a lease now would get something."""
+        self._wake_delayed(now_ms)
+        return self._order.next(now_ms) is not None
+
+    def next_event_ms(self) -> int | None:
+        """The earliest time at which time alone changes something, None if there is none."""
+        self._drop_stale_deadlines()
+        self._drop_stale_delays()
+        self._drop_stale_expiries()
+        heaps = (self._deadlines, self._delays, self._expiries)
+        return min((heap[0][0] for heap in heaps if heap), default=None)
+
+    def log_floor(self) -> int:
+        """Nothing below is needed of the log: it is settled, or its bodies are kept apart."""
+        needed = (entry.first for entry in self._entries() if not entry.carried)
+        return min(needed, default=self.arrived)
+
+    def pinning(self, below: int) -> list[tuple[int, int]]:
+        """Ranges below an offset for which the log is needed, in order."""
+        return sorted(
+            (entry.first, min(entry.end, below))
+            for entry in self._entries()
+            if not entry.carried and entry.first < below
+        )
+
+    @property
+    def has_dead(self) -> bool:
+        """Whether anything is on its way to the dead letters."""
+        return bool(self._dead)
+
+    def dead(self) -> Iterator[DeadMessage]:
+        """What is on its way to the dead letters, in the order of its numbers."""
+        for one in self._dead:
+            entry = one.entry
+            for place, offset in enumerate(range(entry.first, entry.end)):
+                yield DeadMessage(
+                    one.number + place,
+                    offset,
+                    one.reason,
+                    entry.deliveries,
+                    entry.first_leased_ms,
+                    one.at_ms,
+                )
+
+    def outstanding(self, offset: int, now_ms: int, messages_max: int) -> list[Outstanding]:
+        """What is not settled from ``offset`` on, in order and up to ``messages_max``."""
+        shown: list[Outstanding] = []
+        for one in sorted(self._shown_entries(now_ms)):
+            first = max(one.first, offset)
+            end = min(one.end, first + messages_max)
+            if messages_max > 0 and first < end:
+                shown.append(one._replace(first=first, end=end))
+                messages_max -= end - first
+        return shown
+
+    def _shown_entries(self, now_ms: int) -> Iterator[Outstanding]:
+        for parts in self._leases.values():
+            for held in parts:
+                entry = held.entry
+                yield Outstanding(
+                    entry.first, entry.end, "leased", entry.deliveries, held.deadline_ms
+                )
+        for entry in self._waiting.values():
+            later = entry.available_at_ms > now_ms
+            state, until_ms = ("delayed", entry.available_at_ms) if later else ("ready", 0)
+            yield Outstanding(entry.first, entry.end, state, entry.deliveries, until_ms)
+        for one in self._dead:
+            yield Outstanding(one.entry.first, one.entry.end, "dead", one.entry.deliveries, 0)
+
+    def _entries(self) -> Iterator[Entry]:
+        yield from self._waiting.values()
+        for parts in self._leases.values():
+            yield from (held.entry for held in parts)
+        yield from (one.entry for one in self._dead)
+
+    # Arrivals.
+
+    def arrive(self, runs: Iterable[Run], now_ms: int) -> None:
+        """Take in messages of the log from :attr:`arrived` on, in order.
+
+        What is known already, after a restart, and what was skipped is passed over. Offsets between
+        two runs hold nothing.
+        """
+        self._wake_delayed(now_ms)
+        for run in runs:
+            first = max(run.first, self.arrived)
+            if first >= run.end:
+                continue
+            for low, high in self._unknown(self.arrived, first):
+                self._settle(low, high)
+            for low, high in self._unknown(first, run.end):
+                self._arrive(run, low, high)
+            self.arrived = max(self.arrived, run.end)
+            self._known.remove_below(self.arrived)
+
+    def _unknown(self, first: int, end: int) -> list[tuple[int, int]]:
+        """Parts of [first, end) that are neither settled nor here already."""
+        return [
+            (low, high)
+            for begin, stop, settled in self._settled.split(max(first, self.floor), end)
+            if not settled
+            for low, high, known in self._known.split(begin, stop)
+            if not known
+        ]
+
+    def _arrive(self, run: Run, first: int, end: int) -> None:
+        entry = Entry(
+            first,
+            end,
+            available_at_ms=run.deliver_at_ms,
+            expires_at_ms=run.expires_at_ms,
+            priority=run.priority,
+            group=run.group,
+        )
+        newest = self._newest
+        if newest is None or not newest.joins(entry):
+            self._wait(entry)
+            self._newest = entry
+            return
+        self._waiting_count += entry.count
+        if newest.first in self._delayed:
+            self._delayed_count += entry.count
+        newest.end = end
+
+    # What happens.
+
+    def lease(
+        self, lease_id: int, *, messages_max: int, lease_ms: int, now_ms: int
+    ) -> Leased | None:
+        """Lease up to ``messages_max``, in the order of the policy; :meth:`advance` comes first.
+
+        Returns None when nothing is ready. Raises OverloadedError when too many are leased.
+        """
+        room = LEASED_MESSAGES_MAX - self._leased_count
+        if room <= 0:
+            raise OverloadedError(
+                f"{self._leased_count} messages are under lease on this partition, the most there "
+                "may be; ack some first",
+                retry_after_ms=1_000,
+            )
+        self._wake_delayed(now_ms)
+        deadline_ms = now_ms + lease_ms
+        ranges: list[LeasedRange] = []
+        left = min(messages_max, room)
+        while left > 0 and (found := self._order.next(now_ms)) is not None:
+            entry, most = found
+            if entry.alone:
+                if ranges:
+                    break
+                left = 1
+            count = min(most, left, entry.count)
+            left -= count
+            self._order.took(entry, count)
+            one = LeasedRange(entry.first, entry.first + count, entry.deliveries + 1)
+            self._lease(lease_id, deadline_ms, now_ms, one)
+            _join(ranges, one)
+        if not ranges:
+            return None
+        return Leased(lease_id, deadline_ms, now_ms, tuple(ranges))
+
+    def settle(
+        self,
+        action: SettleAction,
+        lease_id: int,
+        first: int,
+        end: int,
+        *,
+        now_ms: int,
+        delay_ms: int | None = None,
+    ) -> tuple[list[SettleOutcome], list[Change]]:
+        """Ack, nack, extend or release the offsets [first, end) of a lease.
+
+        ``delay_ms`` is the wait of a nack before the next delivery (None: the policy's backoff),
+        and the new length of an extended lease from now. Each offset has its own result; one that
+        fails hurts no other.
+        """
+        outcomes: list[SettleOutcome] = []
+        changes: list[Change] = []
+        for entry, low, high in self._held_pieces(lease_id, first, end, now_ms):
+            if entry is None:
+                outcomes.extend(self._refusals(low, high))
+                continue
+            change = self._settle_change(action, lease_id, entry, low, high, now_ms, delay_ms)
+            self.apply(change)
+            changes.append(change)
+            outcomes.append(SettleOutcome(low, high, None))
+        return outcomes, changes
+
+    def advance(self, now_ms: int) -> list[Change]:
+        """End the leases whose deadline has come, and the messages whose time is over."""
+        changes: list[Change] = []
+        while True:
+            self._drop_stale_deadlines()
+            if not self._deadlines or self._deadlines[0][0] > now_ms:
+                break
+            self._end_lease(self._deadlines[0][1], now_ms, changes)
+        while True:
+            self._drop_stale_expiries()
+            if not self._expiries or self._expiries[0][0] > now_ms:
+                return changes
+            self._make(self._lapse(self._waiting[self._expiries[0][1]], now_ms), changes)
+
+    def skip(self, first: int, end: int) -> list[Change]:
+        """Count [first, end) as settled whatever their state, since they are no more."""
+        first = max(first, self.floor)
+        return self._made(Skipped(first, end)) if first < end else []
+
+    def move(self, offset: int, available_at_ms: int) -> list[Change]:
+        """Let a message that waits be leased from another time on; empty when it does not wait."""
+        waits = any(entry.first <= offset < entry.end for entry in self._waiting.values())
+        return self._made(Moved(offset, offset + 1, available_at_ms)) if waits else []
+
+    def carry(self, first: int, end: int) -> list[Change]:
+        """Note that bodies are kept apart from the log."""
+        return self._made(Carried(first, end))
+
+    def dead_sent(self, number: int) -> list[Change]:
+        """The dead messages numbered below ``number`` have landed among the dead letters."""
+        if not self._dead or self._dead[0].number >= number:
+            return []
+        return self._made(DeadSent(number))
+
+    def address_dead(self, topic_id: str) -> list[Change]:
+        """Let what is on its way to the dead letters go to this topic.
+
+        Empty when it does so, and the next one has the number after the last that landed there.
+        """
+        number = self._dead[0].number if self._dead else self._next_number
+        if (self.dead_address.topic_id, self.dead_address.next_number) == (topic_id, number):
+            return []
+        return self._made(Addressed(topic_id, number))
+
+    def _made(self, change: Change) -> list[Change]:
+        self.apply(change)
+        return [change]
+
+    def _make(self, change: Change, changes: list[Change]) -> None:
+        self.apply(change)
+        changes.append(change)
+
+    # Decisions.
+
+    def _settle_change(
+        self,
+        action: SettleAction,
+        lease_id: int,
+        entry: Entry,
+        first: int,
+        end: int,
+        now_ms: int,
+        delay_ms: int | None,
+    ) -> Change:
+        match action:
+            case SettleAction.ACK:
+                return Settled(lease_id, first, end)
+            case SettleAction.EXTEND:
+                return Extended(lease_id, first, end, now_ms + (delay_ms or 0))
+            case SettleAction.RELEASE:
+                return Returned(lease_id, first, end, 0, False)
+            case SettleAction.NACK:
+                return self._failed(lease_id, entry, first, end, now_ms, delay_ms)
+
+    def _failed(
+        self,
+        lease_id: int,
+        entry: Entry,
+        first: int,
+        end: int,
+        now_ms: int,
+        delay_ms: int | None = None,
+    ) -> Change:
+        """What becomes of messages whose delivery counts and failed."""
+        policy = self.policy
+        if policy.max_deliveries and entry.deliveries >= policy.max_deliveries:
+            number = self._next_number
+            return Died(lease_id, first, end, number, DeadReason.MAX_DELIVERIES, now_ms)
+        if delay_ms is None:
+            delay_ms = policy.backoff.after(entry.deliveries)
+        return Returned(lease_id, first, end, now_ms + delay_ms if delay_ms else 0, True)
+
+    def _end_lease(self, lease_id: int, now_ms: int, changes: list[Change]) -> None:
+        """A worker let a lease run out: it died, or was too slow.
+
+        Had it several messages, any of them may have crashed it: none of these deliveries counts,
+        and each comes by itself from now on. Was there only one, then that delivery counts.
+        """
+        parts = self._leases[lease_id]
+        several = sum(held.entry.count for held in parts) > 1
+        for entry in [held.entry for held in parts if held.deadline_ms <= now_ms]:
+            if several:
+                change: Change = Returned(lease_id, entry.first, entry.end, 0, False, True)
+            else:
+                change = self._failed(lease_id, entry, entry.first, entry.end, now_ms)
+            self._make(change, changes)
+
+    def _lapse(self, entry: Entry, now_ms: int) -> Change:
+        if self.policy.expired_are_dead:
+            number = self._next_number
+            return Died(0, entry.first, entry.end, number, DeadReason.EXPIRED, now_ms)
+        return Skipped(entry.first, entry.end)
+
+    def _held_pieces(
+        self, lease_id: int, first: int, end: int, now_ms: int
+    ) -> list[tuple[Entry | None, int, int]]:
+        """Cut [first, end) into pieces that the lease holds now, and pieces it does not (None)."""
+        pieces: list[tuple[Entry | None, int, int]] = []
+        live = [held.entry for held in self._leases.get(lease_id, ()) if held.deadline_ms > now_ms]
+        for entry in sorted(live, key=lambda one: one.first):
+            low, high = max(first, entry.first), min(end, entry.end)
+            if low >= high:
+                continue
+            if first < low:
+                pieces.append((None, first, low))
+            pieces.append((entry, low, high))
+            first = high
+        if first < end:
+            pieces.append((None, first, end))
+        return pieces
+
+    def _refusals(self, first: int, end: int) -> Iterator[SettleOutcome]:
+        if first < self.floor:
+            high = min(end, self.floor)
+            yield SettleOutcome(first, high, ErrorCode.ALREADY_SETTLED)
+            first = high
+        if end > self.arrived:
+            low = max(first, self.arrived)
+            yield SettleOutcome(low, end, ErrorCode.INVALID_RECEIPT)
+            end = low
+        for low, high, settled in self._settled.split(first, end):
+            code = ErrorCode.ALREADY_SETTLED if settled else ErrorCode.LEASE_LOST
+            yield SettleOutcome(low, high, code)
+
+    # The journal.
+
+    def apply(self, change: Change) -> None:
+        """Make a change, decided now or replayed from the journal."""
+        match change:
+            case Leased(lease_id, deadline_ms, at_ms, ranges):
+                for one in ranges:
+                    self._lease(lease_id, deadline_ms, at_ms, one)
+            case Settled(lease_id, first, end):
+                self._drop_bodies(held.entry for held in self._take_leased(lease_id, first, end))
+                self._settle(first, end)
+            case Returned():
+                self._apply_returned(change)
+            case Extended(lease_id, first, end, deadline_ms):
+                for held in self._take_leased(lease_id, first, end):
+                    self._hold(lease_id, held.entry, deadline_ms)
+            case Died():
+                self._apply_died(change)
+            case Addressed(topic_id, base):
+                self.dead_address = DeadAddress(topic_id, base, base)
+            case DeadSent(number):
+                self._apply_dead_sent(number)
+            case Skipped(first, end):
+                self._apply_skipped(first, end)
+            case Moved(first, end, available_at_ms):
+                for entry in self._take_waiting(first, end):
+                    entry.available_at_ms, entry.moved = available_at_ms, True
+                    self._wait(entry)
+            case Carried(first, end):
+                self._apply_carried(first, end)
+
+    def snapshot(self) -> bytes:
+        """The state but for what the log tells by itself, for :meth:`restore`."""
+        known = [entry for entry in self._waiting.values() if not entry.as_it_came]
+        fresh = (entry.first for entry in self._waiting.values() if entry.as_it_came)
+        arrived = min(fresh, default=self.arrived)
+        return msgspec.msgpack.encode(
+            _Snapshot(
+                SNAPSHOT_VERSION,
+                self.floor,
+                arrived,
+                list(self._settled),
+                list(self._leases.items()),
+                sorted(known, key=lambda one: one.first),
+                self._dead,
+                self._next_number,
+                self.dead_address,
+            )
+        )
+
+    @classmethod
+    def restore(cls, snapshot: bytes, policy: Policy = Policy()) -> Delivery:  # noqa: B008
+        """The state that :meth:`snapshot` wrote; the log from :attr:`arrived` on must arrive."""
+        stored = _snapshot_decoder.decode(snapshot)
+        assert stored.version == SNAPSHOT_VERSION, f"delivery snapshot version {stored.version}"
+        state = cls(stored.floor, policy)
+        state.arrived = stored.arrived
+        state._settled = RangeSet(stored.settled)
+        for lease_id, parts in stored.leases:
+            for held in parts:
+                state._hold(lease_id, held.entry, held.deadline_ms)
+        for entry in stored.waiting:
+            state._wait(entry)
+        state._dead = stored.dead
+        state._next_number = stored.next_number
+        state.dead_address = stored.dead_address
+        state._known = RangeSet((entry.first, entry.end) for entry in state._entries())
+        state._known.remove_below(state.arrived)
+        return state
+
+    # Inside: changing.
+
+    def _lease(self, lease_id: int, deadline_ms: int, at_ms: int, one: LeasedRange) -> None:
+        for entry in self._take_waiting(one.first, one.end):
+            entry.deliveries = one.deliveries
+            entry.available_at_ms = 0
+            entry.first_leased_ms = entry.first_leased_ms or at_ms
+            self._hold(lease_id, entry, deadline_ms)
+
+    def _apply_returned(self, change: Returned) -> None:
+        for held in self._take_leased(change.lease_id, change.first, change.end):
+            entry = held.entry
+            entry.deliveries -= not change.counted
+            entry.available_at_ms = change.available_at_ms
+            entry.alone = entry.alone or change.alone
+            self._wait(entry)
+
+    def _apply_died(self, change: Died) -> None:
+        number = change.number
+        if change.lease_id:
+            taken = self._take_leased(change.lease_id, change.first, change.end)
+            entries = [held.entry for held in taken]
+        else:
+            entries = self._take_waiting(change.first, change.end)
+        for entry in entries:
+            self._dead.append(_Dead(entry, number, change.reason, change.at_ms))
+            number += entry.count
+        self._next_number = number
+
+    def _apply_dead_sent(self, number: int) -> None:
+        self.dead_address = msgspec.structs.replace(self.dead_address, next_number=number)
+        while self._dead and self._dead[0].number < number:
+            one = self._dead.pop(0)
+            sent = min(number - one.number, one.entry.count)
+            self._done_with(one.entry.part(one.entry.first, one.entry.first + sent))
+            if sent < one.entry.count:
+                rest = one.entry.part(one.entry.first + sent, one.entry.end)
+                self._dead.insert(0, _Dead(rest, one.number + sent, one.reason, one.at_ms))
+
+    def _apply_skipped(self, first: int, end: int) -> None:
+        for lease_id in list(self._leases):
+            self._drop_bodies(held.entry for held in self._take_leased(lease_id, first, end))
+        self._drop_bodies(self._take_waiting(first, end))
+        self._drop_bodies(one.entry for one in self._cut_dead(first, end))
+        self._dead = [one for one in self._dead if not first <= one.entry.first < end]
+        self._settle(first, end)
+
+    def _apply_carried(self, first: int, end: int) -> None:
+        for lease_id in list(self._leases):
+            for held in self._take_leased(lease_id, first, end):
+                held.entry.carried = True
+                self._hold(lease_id, held.entry, held.deadline_ms)
+        for entry in self._take_waiting(first, end):
+            entry.carried = True
+            self._wait(entry)
+        for one in self._cut_dead(first, end):
+            one.entry.carried = True
+
+    def _cut_dead(self, first: int, end: int) -> list[_Dead]:
+        """The dead of [first, end), after cutting those that reach beyond it."""
+        pieces: list[_Dead] = []
+        for one in self._dead:
+            entry = one.entry
+            cuts = sorted(
+                {
+                    entry.first,
+                    entry.end,
+                    *(at for at in (first, end) if entry.first < at < entry.end),
+                }
+            )
+            pieces += [
+                _Dead(entry.part(low, high), one.number + low - entry.first, one.reason, one.at_ms)
+                for low, high in pairwise(cuts)
+            ]
+        self._dead = pieces
+        return [one for one in pieces if first <= one.entry.first < end]
+
+    def _hold(self, lease_id: int, entry: Entry, deadline_ms: int) -> None:
+        self._leased_count += entry.count
+        self._order.hold(entry.group, entry.count)
+        parts = self._leases.setdefault(lease_id, [])
+        last = parts[-1] if parts else None
+        if last is None or last.deadline_ms != deadline_ms:
+            heapq.heappush(self._deadlines, (deadline_ms, lease_id))
+        elif last.entry.joins(entry):
+            last.entry.end = entry.end
+            return
+        parts.append(_Held(entry, deadline_ms))
+
+    def _take_leased(self, lease_id: int, first: int, end: int) -> list[_Held]:
+        """Take [first, end) out of a lease, and return it in its parts."""
+        taken: list[_Held] = []
+        kept: list[_Held] = []
+        for held in self._leases.get(lease_id, ()):
+            entry = held.entry
+            low, high = max(first, entry.first), min(end, entry.end)
+            if low >= high:
+                kept.append(held)
+                continue
+            kept += [_Held(rest, held.deadline_ms) for rest in entry.around(low, high)]
+            taken.append(_Held(entry.part(low, high), held.deadline_ms))
+        if kept:
+            self._leases[lease_id] = kept
+        else:
+            self._leases.pop(lease_id, None)
+        for held in taken:
+            self._leased_count -= held.entry.count
+            self._order.unhold(held.entry.group, held.entry.count)
+        return taken
+
+    def _wait(self, entry: Entry) -> None:
+        self._waiting[entry.first] = entry
+        self._waiting_count += entry.count
+        if entry.available_at_ms > self._now_ms:
+            self._delayed.add(entry.first)
+            self._delayed_count += entry.count
+            heapq.heappush(self._delays, (entry.available_at_ms, entry.first))
+        if entry.expires_at_ms:
+            heapq.heappush(self._expiries, (entry.expires_at_ms, entry.first))
+        self._order.add(entry, self._now_ms)
+
+    def _take_waiting(self, first: int, end: int) -> list[Entry]:
+        """Take what waits of [first, end) out, and return it in its parts."""
+        taken: list[Entry] = []
+        while first < end and (entry := self._waiting.get(first)) is not None:
+            taken.append(self._cut_waiting(entry, first, min(end, entry.end)))
+            first = entry.end
+        if first < end:
+            overlapping = [
+                entry for entry in self._waiting.values() if entry.first < end and first < entry.end
+            ]
+            for entry in sorted(overlapping, key=lambda one: one.first):
+                low, high = max(first, entry.first), min(end, entry.end)
+                taken.append(self._cut_waiting(entry, low, high))
+        return taken
+
+    def _cut_waiting(self, entry: Entry, first: int, end: int) -> Entry:
+        del self._waiting[entry.first]
+        self._waiting_count -= entry.count
+        if entry.first in self._delayed:
+            self._delayed.remove(entry.first)
+            self._delayed_count -= entry.count
+        was_newest = entry is self._newest
+        if was_newest:
+            self._newest = None
+        for rest in entry.around(first, end):
+            self._wait(rest)
+            if was_newest and rest.end == entry.end:
+                self._newest = rest
+        self._order.left(entry.group)
+        return entry.part(first, end)
+
+    def _done_with(self, entry: Entry) -> None:
+        self._drop_bodies([entry])
+        self._settle(entry.first, entry.end)
+
+    def _drop_bodies(self, entries: Iterable[Entry]) -> None:
+        self.bodies_to_drop += [(entry.first, entry.end) for entry in entries if entry.carried]
+
+    def _settle(self, first: int, end: int) -> None:
+        self._settled.add(first, end)
+        lowest = self._settled.first_end()
+        while lowest is not None and lowest[0] <= self.floor:
+            self.floor = max(self.floor, lowest[1])
+            self._settled.remove_below(self.floor)
+            lowest = self._settled.first_end()
+        self.arrived = max(self.arrived, self.floor)
+
+    # Inside: heaps, whose entries may be stale since nothing is removed from their middle.
+
+    def _wake_delayed(self, now_ms: int) -> None:
+        self._now_ms = max(self._now_ms, now_ms)
+        while self._delays and self._delays[0][0] <= self._now_ms:
+            available_at_ms, first = heapq.heappop(self._delays)
+            entry = self._waiting.get(first)
+            if first in self._delayed and entry and entry.available_at_ms == available_at_ms:
+                self._delayed.remove(first)
+                self._delayed_count -= entry.count
+                self._order.add(entry, self._now_ms)
+
+    def _drop_stale_delays(self) -> None:
+        while self._delays:
+            available_at_ms, first = self._delays[0]
+            entry = self._waiting.get(first)
+            if entry is not None and entry.available_at_ms == available_at_ms:
+                return
+            heapq.heappop(self._delays)
+
+    def _drop_stale_expiries(self) -> None:
+        while self._expiries:
+            expires_at_ms, first = self._expiries[0]
+            entry = self._waiting.get(first)
+            if entry is not None and entry.expires_at_ms == expires_at_ms:
+                return
+            heapq.heappop(self._expiries)
+
+    def _drop_stale_deadlines(self) -> None:
+        while self._deadlines:
+            deadline_ms, lease_id = self._deadlines[0]
+            if any(held.deadline_ms == deadline_ms for held in self._leases.get(lease_id, ())):
+                return
+            heapq.heappop(self._deadlines)
+
+
+def _join(ranges: list[LeasedRange], one: LeasedRange) -> None:
+    """Append a range, or lengthen the last one."""
+    last = ranges[-1] if ranges else None
+    if last is not None and last.end == one.first and last.deliveries == one.deliveries:
+        ranges[-1] = LeasedRange(last.first, one.end, last.deliveries)
+    else:
+        ranges.append(one)
