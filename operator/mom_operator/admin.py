@@ -14,10 +14,16 @@ import aiohttp
 import msgspec
 
 from mom_client.connections import Connections
-from mom_client.translation import KINDS_ON_WIRE, MODES_ON_WIRE, subscription_of_wire, topic_of_wire
+from mom_client.translation import (
+    KINDS_ON_WIRE,
+    new_subscription_to_wire,
+    new_topic_to_wire,
+    subscription_of_wire,
+    topic_of_wire,
+)
 from mom_core.errors import ErrorCode, MomError, NotFoundError
 from mom_core.ports import Clock
-from mom_core.topics import SubscriptionConfig, SubscriptionMode, TopicConfig, TopicKind
+from mom_core.topics import SubscriptionConfig, TopicConfig, TopicKind
 from mom_operator.observed import Mom, MomNode
 from mom_operator.topics import Standing
 from mom_proto.v1 import broker_pb2, master_pb2, types_pb2
@@ -117,8 +123,7 @@ class Admin:
         self, name: str, kind: TopicKind, settings: Mapping[str, object]
     ) -> TopicConfig:
         """Make a topic or queue. Raises ConflictError when another stands there."""
-        fields: dict[str, Any] = {key: value for key, value in settings.items() if value}
-        topic = types_pb2.Topic(name=name, kind=KINDS_ON_WIRE[kind], **fields)
+        topic = new_topic_to_wire(name, kind, settings)
         reply = await self._call("CreateTopic", master_pb2.CreateTopicRequest(topic=topic))
         return topic_of_wire(master_pb2.CreateTopicResponse.FromString(reply).topic)
 
@@ -144,11 +149,7 @@ class Admin:
         self, topic: str, name: str, settings: Mapping[str, object]
     ) -> SubscriptionConfig:
         """Make a subscription of a topic. Raises ConflictError when another stands there."""
-        fields: dict[str, Any] = {
-            key: value for key, value in settings.items() if value and key != "mode"
-        }
-        mode = MODES_ON_WIRE[SubscriptionMode(str(settings.get("mode", "stream")))]
-        wanted = types_pb2.Subscription(topic=topic, name=name, mode=mode, **fields)
+        wanted = new_subscription_to_wire(topic, name, settings)
         request = master_pb2.CreateSubscriptionRequest(subscription=wanted)
         reply = await self._call("CreateSubscription", request)
         made = master_pb2.CreateSubscriptionResponse.FromString(reply).subscription

@@ -306,7 +306,8 @@ async def test_pods_of_a_dead_machine_are_replaced(lab: Lab) -> None:
 
 
 async def test_a_topic_waits_for_its_cluster(lab: Lab) -> None:
-    orders = topic("orders", "late", partitions=2, subscriptions=[{"name": "mail"}])
+    mail = {"name": "mail", "mode": "queue", "ackTimeout": "40s"}
+    orders = topic("orders", "late", partitions=2, subscriptions=[mail])
     lab.apply(orders)
     said = await lab.says(orders, "ClusterNotFound")
     assert "MomCluster default/late" in said["message"]
