@@ -56,7 +56,8 @@ class Report:
     def disruptions(self, rows: Iterable[Row]) -> None:
         """Add what disruptions cost."""
         for row in rows:
-            self._write({"disruption": asdict(row)})
+            # A copy of a Counter by asdict counts its items.
+            self._write({"disruption": asdict(row) | {"errors": dict(row.errors)}})
 
     def figure(self, name: str, value: float, unit: str, goal: str = "") -> None:
         """Add a measured number."""

@@ -78,8 +78,9 @@ class Messenger(Protocol):
         """How many messages a queue holds, ready, delayed or leased."""
 
 
-# Of a partition: more than a load writes, and less than a small store may promise.
-RETENTION_BYTES: Final = 16 << 20
+# Of a partition: more than a load writes, and so little that a small store may promise it to all
+# loads of a run.
+RETENTION_BYTES: Final = 4 << 20
 
 Connect = Callable[[ClientRecorder], AbstractAsyncContextManager[Messenger]]
 
