@@ -103,6 +103,7 @@ class Load:
         self._tasks: asyncio.TaskGroup
         self._publishing: list[asyncio.Task[None]] = []
         self._consuming: list[asyncio.Task[None]] = []
+        self._workers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._drained = asyncio.Event()
         self._news = asyncio.Condition()
@@ -138,7 +139,7 @@ class Load:
             if kind is None:
                 await self._drain()
         finally:
-            for task in (*self._publishing, *self._consuming):
+            for task in (*self._publishing, *self._consuming, *self._workers):
                 task.cancel()
             # The group has to know of a cancellation, which may be its own. Any other error of
             # the block goes on as it is, where the group would wrap it.
@@ -159,7 +160,7 @@ class Load:
             recorder.reader(plan.subscription, ReadMode.GROUP, plan.topic)
             self._readers.add(plan.subscription)
             self._consuming.append(spawn(self._join(client)))
-        self._consuming.append(spawn(self._work(client)))
+        self._workers.append(spawn(self._work(client)))
 
     # What a test does meanwhile.
 
@@ -398,6 +399,8 @@ class Load:
         await self._in_time(caught_up)
         await self._empty_queue()
         self._drained.set()
+        # The queue may be empty before the answers to the last acknowledgements are here.
+        await asyncio.gather(*self._workers)
 
     @property
     def _final_reader(self) -> str:
