@@ -43,6 +43,7 @@ async def test_nobody_listens() -> None:
         await RedisStore(f"redis://{address}", SystemClock()).open()
     assert refused.value.code is ErrorCode.STORE_UNAVAILABLE
     assert address in refused.value.message
+    assert "see that it runs" in refused.value.message
 
 
 async def test_a_server_that_is_down_is_given_up_in_bounded_time(

@@ -82,5 +82,8 @@ def store_error(server: str, error: Exception) -> StoreError:
             f"redis {server} did not answer in time; it is slow, suspended or cut off"
         )
     if isinstance(error, OSError | exceptions.ConnectionError):
-        return refusals.store_unavailable(f"redis {server} can't be reached: {error}")
+        return refusals.store_unavailable(
+            f"redis {server} can't be reached: {text.rstrip('.')}; "
+            "see that it runs and that this address is right"
+        )
     return refusals.store_unavailable(f"redis {server} refused a call: {text}")
