@@ -38,6 +38,7 @@ from mom_operator.registry import Key, Registry
 from mom_operator.resources import Child, Inputs, OperatorSettings, desired, pod_template_hash
 from mom_operator.secret_values import Values, completed, decoded, names_to_read, problem_of
 from mom_operator.spec import Cluster, SpecError, parse_cluster
+from mom_operator.status_writer import write_status
 
 # Looking again at a cluster that is in order: one call to its master, none to the API server.
 RESYNC_MS: Final = 5_000
@@ -115,17 +116,29 @@ class ClusterReconciler:
         try:
             cluster = parse_cluster(obj)
             if cluster.paused:
-                await self._write(obj, status.paused_status(before, generation, now))
+                await write_status(
+                    self._kube, self._registry, obj, status.paused_status(before, generation, now)
+                )
                 return None
             return await self._reconcile(key, obj, cluster, now)
         except SpecError as error:
             problem = Problem(status.INVALID_SPEC, error.message)
-            await self._write(obj, status.refused_status(before, generation, problem, now))
+            await write_status(
+                self._kube,
+                self._registry,
+                obj,
+                status.refused_status(before, generation, problem, now),
+            )
             return None
         except KubeError as error:
             if error.code is ErrorCode.FORBIDDEN:
                 problem = Problem(FORBIDDEN, error.message)
-                await self._write(obj, status.refused_status(before, generation, problem, now))
+                await write_status(
+                    self._kube,
+                    self._registry,
+                    obj,
+                    status.refused_status(before, generation, problem, now),
+                )
             raise
 
     async def _reconcile(self, key: Key, obj: Any, cluster: Cluster, now: datetime) -> int | None:
@@ -364,7 +377,7 @@ class ClusterReconciler:
 
     async def _tell(self, obj: Any, after: conditions.Status) -> None:
         before = obj.get("status") or {}
-        await self._write(obj, after)
+        await write_status(self._kube, self._registry, obj, after)
         ready, was_ready = conditions.find(after, READY), conditions.find(before, READY)
         told = (ready["status"], ready["reason"])
         if told != (was_ready.get("status"), was_ready.get("reason")):
@@ -373,23 +386,6 @@ class ClusterReconciler:
             await self._events.tell(
                 obj, kind if degraded else "Normal", ready["reason"], ready["message"]
             )
-
-    async def _write(self, obj: Any, after: conditions.Status) -> None:
-        """Write the status if it changed. One of an object that changed meanwhile is dropped."""
-        patch = conditions.merge_patch(obj.get("status") or {}, after)
-        if not patch:
-            return
-        metadata = obj["metadata"]
-        body = {"metadata": {"uid": metadata["uid"]}, "status": patch}
-        try:
-            written = await self._kube.patch(
-                obj["kind"], metadata["namespace"], metadata["name"], body, subresource="status"
-            )
-        except KubeError as error:
-            if error.http_code not in (404, 409):
-                raise
-            return
-        self._registry.put(written)
 
     async def _forget(self, key: Key) -> None:
         self._expected.pop(key, None)

@@ -25,6 +25,7 @@ from mom_operator.events import Events
 from mom_operator.kube import Kube, KubeError
 from mom_operator.registry import Key, Registry, cluster_of, refusal_of
 from mom_operator.spec import FINALIZER, DeletionPolicy, SpecError, parse_cluster
+from mom_operator.status_writer import write_status
 from mom_operator.topics import (
     AlterSubscription,
     AlterTopic,
@@ -222,7 +223,7 @@ class TopicReconciler:
             if error.retriable:
                 return Refusal(topics.CLUSTER_NOT_READY, error.message)
             return Refusal(topics.REFUSED, error.message)
-        await self._write(obj, in_sync_status(resource, standing, now))
+        await write_status(self._kube, self._registry, obj, in_sync_status(resource, standing, now))
         return None
 
     async def _act(
@@ -310,23 +311,6 @@ class TopicReconciler:
         generation = obj["metadata"].get("generation", 0)
         after = topics.waiting_status(before, generation, refusal, now)
         was = conditions.find(before, READY).get("reason")
-        await self._write(obj, after)
+        await write_status(self._kube, self._registry, obj, after)
         if was != refusal.reason and refusal.reason in (topics.CONFLICT, topics.REFUSED):
             await self._events.tell(obj, "Warning", refusal.reason, refusal.message)
-
-    async def _write(self, obj: Any, after: Status) -> None:
-        """Write the status if it changed."""
-        patch = conditions.merge_patch(obj.get("status") or {}, after)
-        if not patch:
-            return
-        metadata = obj["metadata"]
-        body = {"metadata": {"uid": metadata["uid"]}, "status": patch}
-        try:
-            written = await self._kube.patch(
-                obj["kind"], metadata["namespace"], metadata["name"], body, subresource="status"
-            )
-        except KubeError as error:
-            if error.http_code not in (404, 409):
-                raise
-            return
-        self._registry.put(written)
