@@ -264,8 +264,9 @@ def _roll(cluster: Cluster, observed: Observed) -> tuple[list[Step], Operation |
     pods = _staying(cluster, observed)
     old = {at: pod for at, pod in pods.items() if pod.revision != workload.revision}
     steps = _reactivated(pods, old, observed)
-    if not old:
-        return steps, None
+    # The last renewed pod is ready before the master has heard that it may have partitions again.
+    if not old and not steps:
+        return [], None
     renewed = [pod for at, pod in pods.items() if at not in old]
     unsettled = [pod for pod in renewed if not _settled(pod, observed)]
     broken = {at: pod for at, pod in old.items() if _is_broken(pod, observed)}

@@ -210,6 +210,19 @@ def test_the_next_one_waits_until_the_last_has_its_partitions() -> None:
     assert make_plan(a_cluster(), _rolling(pods)).steps == (SetNodeState("c-node-1", DRAINING),)
 
 
+def test_the_roll_is_over_only_when_the_last_node_may_have_partitions_again() -> None:
+    """The master may be away at that moment, being replaced itself."""
+    pods = [a_pod(n) for n in range(3)]
+    plan = make_plan(
+        a_cluster(), _rolling(pods, [a_node(0), a_node(1), a_node(2, DRAINING, 0, held=True)])
+    )
+    assert plan.steps == (SetNodeState("c-node-2", ACTIVE),)
+    assert plan.operation is not None
+    operation = plan.operation
+    assert (operation.type, operation.done, operation.total) == (ROLLING_UPGRADE, 2, 3)
+    assert make_plan(a_cluster(), _rolling(pods)).operation is None
+
+
 def test_a_missing_pod_counts() -> None:
     pods = [a_pod(0, revision=OLD), a_pod(1, revision=OLD)]
     assert make_plan(a_cluster(), _rolling(pods)).steps == ()
