@@ -43,9 +43,7 @@ class Volumes:
         wanted = str(managed.storage.size)
         if self._grown.get(key) == (cluster.uid, wanted):
             return []
-        claim = await self._kube.get(
-            "PersistentVolumeClaim", cluster.namespace, names.redis_claim
-        )
+        claim = await self._kube.get("PersistentVolumeClaim", cluster.namespace, names.redis_claim)
         if claim is None or claim.get("status", {}).get("phase") != "Bound":
             return []  # It is made, or bound, before it can grow.
         patch = volume_growth(managed, claim)
