@@ -18,9 +18,6 @@ from kube_api_server import KubeApiServer, path_of
 from mom_operator.resources import Inputs, OperatorSettings, desired
 from mom_operator.spec import parse_cluster, parse_queue, parse_topic
 
-pytestmark = pytest.mark.skipif(
-    not kube_api_server.is_installed(), reason="no etcd and kube-apiserver: `make e2e` builds them"
-)
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFINITIONS = sorted((ROOT / "deploy/helm/mom/crds").glob("*.yaml"))
@@ -50,10 +47,18 @@ QUEUE: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApiServer]:
-    """An API server with our definitions."""
-    server = KubeApiServer(tmp_path_factory.mktemp("kubernetes"))
+@pytest.fixture(
+    scope="module",
+    params=[kube_api_server.API_SERVER, kube_api_server.OLDEST_API_SERVER],
+    ids=["newest", "oldest"],
+)
+def api(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KubeApiServer]:
+    """An API server with our definitions, of the newest Kubernetes and of the oldest one."""
+    if not kube_api_server.is_installed(request.param):
+        pytest.skip(f"no etcd and {request.param}: `make e2e` builds them")
+    server = KubeApiServer(tmp_path_factory.mktemp("kubernetes"), request.param)
     try:
         server.start()
         for file in DEFINITIONS:
