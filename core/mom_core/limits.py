@@ -109,6 +109,13 @@ RETRY_BACKOFF_MS_MAX: Final = 24 * 3600 * 1000
 RETRY_BACKOFF_MULTIPLIER_MAX: Final = 100
 MESSAGE_TTL_MS_MIN: Final = 100
 
+# Administration of queues. Entries of a queue's state that one step of a purge takes away: a few
+# milliseconds, so that leases of other queues go on.
+PURGE_ENTRIES_MAX: Final = 2_000
+# Ranges of purged or redriven messages that a partition remembers, to tell a late worker why its
+# receipt is void. Forgotten ones are told as settled before.
+GONE_RANGES_MAX: Final = 1_000
+
 # What a topic's settings may be. Retention 0 ms: no limit by time.
 PARTITIONS_DEFAULT: Final = 1
 RETENTION_MS_MIN: Final = 1_000
