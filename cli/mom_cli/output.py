@@ -69,6 +69,8 @@ def shown_setting(name: str, value: object) -> object:
         return shown_time(value)
     if name == "retention_ms" and value == 0:
         return "no limit by time"
+    if name == "messages_max" and value == 0:
+        return "no bound"
     if name in _NONE_AT_ZERO and value == 0:
         return "none"
     if name.endswith("_ms") and isinstance(value, int):

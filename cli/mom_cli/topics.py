@@ -53,8 +53,22 @@ def _settings(kind: TopicKind) -> list[click.Option]:
                 type=duration,
                 help="How long a worker has a message to itself, such as 30s.",
             ),
+            click.Option(
+                ["--messages-max"],
+                type=int,
+                help="Refuse new messages while the queue holds so many; 0: no bound.",
+            ),
             *delivery_options(),
         ]
+    else:
+        options.append(
+            click.Option(
+                ["--retain-until-acked/--no-retain-until-acked"],
+                default=None,
+                help="Remove a message when all subscriptions have handled it, and refuse new "
+                "ones at --retention-bytes rather than remove old ones.",
+            )
+        )
     return options
 
 

@@ -109,6 +109,9 @@ RETRY_BACKOFF_MS_MAX: Final = 24 * 3600 * 1000
 RETRY_BACKOFF_MULTIPLIER_MAX: Final = 100
 MESSAGE_TTL_MS_MIN: Final = 100
 
+# The bound that a queue may be given: far beyond what a partition's memory holds.
+QUEUE_MESSAGES_MAX_MAX: Final = 1_000_000_000
+
 # Administration of queues. Entries of a queue's state that one step of a purge takes away: a few
 # milliseconds, so that leases of other queues go on.
 PURGE_ENTRIES_MAX: Final = 2_000

@@ -47,6 +47,8 @@ _TOPIC_FIELDS: Final = (
     "retention_ms",
     "retention_bytes",
     "message_bytes_max",
+    "messages_max",
+    "retain_until_acked",
 )
 _SUBSCRIPTION_FIELDS: Final = ("start", "session_ms")
 

@@ -49,6 +49,8 @@ def topic_message(config: TopicConfig) -> types_pb2.Topic:
         message_bytes_max=config.message_bytes_max,
         created_at_ms=config.created_at_ms,
         queue=queue_message(config.queue) if config.queue is not None else None,
+        messages_max=config.messages_max if config.kind is TopicKind.QUEUE else None,
+        retain_until_acked=config.retain_until_acked if config.kind is TopicKind.TOPIC else None,
     )
 
 

@@ -61,6 +61,7 @@ class Subscription(Struct, omit_defaults=True, kw_only=True):
     retry_backoff_multiplier: float | None = None
     retry_backoff_max_ms: int | None = None
     message_ttl_ms: int | None = None
+    paused: bool | None = None
 
 
 class SubscriptionList(Struct):

@@ -43,6 +43,11 @@ class TopicSettings(Struct, omit_defaults=True, kw_only=True):
     retention_ms: Duration = 604_800_000
     retention_bytes: Size = 1_073_741_824
     message_bytes_max: Size = 1_048_576
+    retain_until_acked: Annotated[
+        bool,
+        Meta(description="Remove a record when all subscriptions have handled it, and refuse new "
+             "ones at retention_bytes rather than remove old ones."),
+    ] = False  # fmt: skip
 
 
 class DeliverySettings(Struct, omit_defaults=True, kw_only=True):
@@ -78,6 +83,9 @@ class DeliverySettings(Struct, omit_defaults=True, kw_only=True):
     message_ttl_ms: Annotated[
         Duration, Meta(description="Messages expire so long after they came; 0: never by that.")
     ] = 0
+    paused: Annotated[
+        bool, Meta(description="Deliver nothing for now. Publishing and acks go on.")
+    ] = False
 
 
 class QueueSettings(DeliverySettings, omit_defaults=True, kw_only=True):
@@ -87,10 +95,14 @@ class QueueSettings(DeliverySettings, omit_defaults=True, kw_only=True):
     retention_ms: Annotated[Duration, Meta(description="0: until acknowledged.")] = 0
     retention_bytes: Size = 1_073_741_824
     message_bytes_max: Size = 1_048_576
+    messages_max: Annotated[
+        int,
+        Meta(description="While it holds so many, new messages are refused (429). 0: no bound."),
+    ] = 0
 
 
-class Topic(Struct, kw_only=True):
-    """A topic."""
+class TopicBase(Struct, kw_only=True):
+    """What topics and queues have both."""
 
     name: str
     kind: str
@@ -102,6 +114,12 @@ class Topic(Struct, kw_only=True):
     created_at_ms: int
 
 
+class Topic(TopicBase, kw_only=True):
+    """A topic."""
+
+    retain_until_acked: bool
+
+
 class QueueCounts(Struct):
     """Messages of a queue, over all partitions."""
 
@@ -111,9 +129,10 @@ class QueueCounts(Struct):
     dead: Annotated[int, Meta(description="On their way to the dead letters.")] = 0
 
 
-class Queue(Topic, kw_only=True):
+class Queue(TopicBase, kw_only=True):
     """A queue."""
 
+    messages_max: int
     lease_ms: int
     ordering: str
     dead_letter: str
@@ -123,6 +142,7 @@ class Queue(Topic, kw_only=True):
     retry_backoff_multiplier: float
     retry_backoff_max_ms: int
     message_ttl_ms: int
+    paused: bool
     messages: Annotated[
         QueueCounts | None,
         Meta(description="When one queue is asked for; null while a node can't be reached."),
@@ -276,7 +296,7 @@ def show_partition(one: broker_pb2.PartitionDescription) -> PartitionInfo:
 
 # Routes and their descriptions, for a kind.
 
-_TOPIC_EXAMPLE: Final = {
+_COMMON_EXAMPLE: Final = {
     "name": "orders",
     "kind": "topic",
     "topic_id": "01912d68783e7a0384675661c1243ad4",
@@ -286,11 +306,13 @@ _TOPIC_EXAMPLE: Final = {
     "message_bytes_max": 1_048_576,
     "created_at_ms": 1_700_000_000_000,
 }
-_QUEUE_EXAMPLE: Final = _TOPIC_EXAMPLE | {
+_TOPIC_EXAMPLE: Final = _COMMON_EXAMPLE | {"retain_until_acked": False}
+_QUEUE_EXAMPLE: Final = _COMMON_EXAMPLE | {
     "name": "mail",
     "kind": "queue",
     "partitions": 1,
     "retention_ms": 0,
+    "messages_max": 0,
     "lease_ms": 30_000,
     "ordering": "priority",
     "dead_letter": "mail.dlq",
@@ -300,6 +322,7 @@ _QUEUE_EXAMPLE: Final = _TOPIC_EXAMPLE | {
     "retry_backoff_multiplier": 2.0,
     "retry_backoff_max_ms": 60_000,
     "message_ttl_ms": 0,
+    "paused": False,
     "messages": {"ready": 3, "delayed": 0, "leased": 1, "dead": 0},
 }
 _PARTITIONS_EXAMPLE: Final = {
