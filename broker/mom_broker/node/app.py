@@ -8,11 +8,13 @@ from contextlib import suppress
 
 from prometheus_client import CollectorRegistry
 
+from mom_broker.node.administration_service import AdministrationService
 from mom_broker.node.cache import BatchCache
 from mom_broker.node.dead_letter_target import DeadLetterTarget
 from mom_broker.node.forwarding import Forwarder
 from mom_broker.node.log_service import LogService
 from mom_broker.node.metrics import NodeMetrics
+from mom_broker.node.operations import Operations
 from mom_broker.node.ownership import Ownership
 from mom_broker.node.placed import PlacedPartitions
 from mom_broker.node.registration import Registration
@@ -72,13 +74,16 @@ class Node:
             parse_address(settings.listen), self._authenticator, ("mom.v1.Broker",)
         )
         logs = LogService(placed, self._room, metrics)
-        self.ownership.dead_letters = DeadLetterTarget(self._view, logs)
+        target = DeadLetterTarget(self._view, logs)
+        self.ownership.dead_letters = target
+        self.operations = Operations(self._view, self.ownership, store, target, clock)
         self._service = BrokerService(
             settings.node_id,
             self._view,
             self._authenticator,
             logs,
             SubscriptionService(placed, self._room, metrics, store),
+            AdministrationService(placed, self.operations, store),
         )
         broker_pb2_grpc.add_BrokerServicer_to_server(self._service, self._server.grpc)
         self._retention = Retention(self.ownership, store, clock)
@@ -131,6 +136,7 @@ class Node:
         await self._server.start()
         self.address = self._server.reached_at(self.settings.advertise)
         self.ownership.start()
+        self.operations.start()
         self._registration = Registration(
             self.settings,
             self.address,
@@ -158,6 +164,7 @@ class Node:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await self.operations.close()
         await self.ownership.close()
         await self._transport.close()
         await self._authenticator.close()
