@@ -11,7 +11,7 @@ key                                     value                                   
 ``subscriptions/<topic_id>/<name>``     ``SubscriptionConfig``                        the leader
 ``intents/<node_id>``                   what an administrator wants of a node         the leader
 ``expected``                            which nodes there should be                   the leader
-``operations/<topic_id>/<id>``          ``OperationRecord``                           any node, owners
+``operations/<topic_id>/<id>``          ``OperationRecord``                           nodes
 ``tokens/<token_id>``                   ``TokenRecord``                               the leader
 ======================================  ============================================  ============
 

@@ -35,7 +35,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
 
 @pytest.fixture
 async def client(broker: BrokerProcess) -> AsyncIterator[mom_client.Client]:
-    async with mom_client.connect(broker.addresses[0], delivery_timeout_ms=3_000) as client:
+    async with mom_client.connect(broker.addresses[0], refusal_timeout_ms=400) as client:
         yield client
 
 
@@ -494,3 +494,35 @@ async def test_a_seek_tells_the_lag_before_it_is_done(client: mom_client.Client,
     await client.seek(name, "reader", "latest", partitions=[1])
     described = await client.describe(name)
     assert [one.subscriptions[0].lag.messages for one in described] == [3, 0]
+
+
+# Retention.
+
+
+async def test_a_topic_is_kept_until_all_subscriptions_have_acked(
+    client: mom_client.Client, name: str
+) -> None:
+    await client.create_topic(
+        name, partitions=4, retain_until_acked=True, retention_bytes=1 << 20, retention_ms=0
+    )
+    await client.create_subscription(name, "work", mode="queue")
+    await client.create_subscription(name, "reader")
+    value = b"x" * 300_000
+    for partition in range(4):
+        for _ in range(3):
+            await client.publish(name, value, partition=partition)
+        with pytest.raises(mom_client.OverloadedError, match="retention_bytes"):
+            await client.publish(name, value, partition=partition)
+    for _ in range(12):
+        await client.ack(await client.receive(name, 1, wait=20, subscription="work"))
+    described = await client.describe(name)
+    assert {one.node_id for one in described} == {"n0", "n1"}, "one asks the other"
+    assert [one.log_start for one in described] == [0, 0, 0, 0]
+    await client.seek(name, "reader", "offset:2")
+
+    async def trimmed() -> bool:
+        return all(one.log_start == 2 for one in await client.describe(name))
+
+    await until(trimmed, "what all have handled is removed")
+    for partition in range(4):
+        await client.publish(name, value, partition=partition)

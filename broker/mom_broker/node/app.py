@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from mom_broker.node.administration_service import AdministrationService
 from mom_broker.node.cache import BatchCache
 from mom_broker.node.dead_letter_target import DeadLetterTarget
+from mom_broker.node.floors import AckedFloors
 from mom_broker.node.forwarding import Forwarder
 from mom_broker.node.log_service import LogService
 from mom_broker.node.metrics import NodeMetrics
@@ -86,7 +87,7 @@ class Node:
             AdministrationService(placed, self.operations, store),
         )
         broker_pb2_grpc.add_BrokerServicer_to_server(self._service, self._server.grpc)
-        self._retention = Retention(self.ownership, store, clock)
+        self._retention = Retention(self.ownership, AckedFloors(placed), store, clock)
         self._registration: Registration | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.address = settings.advertise or settings.listen

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import Response
@@ -127,6 +128,12 @@ class QueueCounts(Struct):
     delayed: Annotated[int, Meta(description="Their time has not come.")]
     leased: Annotated[int, Meta(description="A worker has them.")]
     dead: Annotated[int, Meta(description="On their way to the dead letters.")] = 0
+    oldest_ready_ms: Annotated[
+        int | None, Meta(description="Age of the oldest ready one; null: there is none.")
+    ] = None
+    oldest_unacked_ms: Annotated[
+        int | None, Meta(description="Age of the oldest of all; null: there is none.")
+    ] = None
 
 
 class Queue(TopicBase, kw_only=True):
@@ -174,6 +181,15 @@ class SubscriptionCounts(Struct):
     dead: int
     committed_offset: int
     member_id: str
+    lag: Annotated[int, Meta(description="Stream mode: messages not handled.")] = 0
+    lag_ms: Annotated[int, Meta(description="Stream mode: age of the first of them.")] = 0
+    oldest_ready_ms: Annotated[
+        int | None, Meta(description="Queue mode: age of the oldest ready message.")
+    ] = None
+    oldest_unacked_ms: Annotated[
+        int | None, Meta(description="Queue mode: age of the oldest message.")
+    ] = None
+    paused: Annotated[bool, Meta(description="Queue mode: nothing is delivered for now.")] = False
 
 
 class PartitionInfo(Struct):
@@ -222,13 +238,38 @@ async def _counts(call: Call, queue: str) -> QueueCounts | None:
         return None
     if not all(partition.node_id for partition in partitions):
         return None
-    found = [one for each in partitions for one in each.subscriptions if one.name == queue]
+    return count_messages(partitions, queue)
+
+
+def count_messages(
+    partitions: Iterable[broker_pb2.PartitionDescription], subscription: str
+) -> QueueCounts:
+    """The counts of a queue-mode subscription over all partitions."""
+    found = [one for each in partitions for one in each.subscriptions if one.name == subscription]
     return QueueCounts(
         sum(one.ready for one in found),
         sum(one.delayed for one in found),
         sum(one.leased for one in found),
         sum(one.dead for one in found),
+        _oldest(found, "oldest_ready_ms"),
+        _oldest(found, "oldest_unacked_ms"),
     )
+
+
+def _oldest(
+    found: Iterable[broker_pb2.SubscriptionDescription],
+    field: Literal["oldest_ready_ms", "oldest_unacked_ms"],
+) -> int | None:
+    return max((age_of(one, field) or 0 for one in found if one.HasField(field)), default=None)
+
+
+def age_of(
+    one: broker_pb2.SubscriptionDescription,
+    field: Literal["oldest_ready_ms", "oldest_unacked_ms"],
+) -> int | None:
+    """An age, None where there is nothing to be old."""
+    age: int | None = getattr(one, field) if one.HasField(field) else None
+    return age
 
 
 async def patch_topic(call: Call, name: str, kind: TopicKind) -> Response:
@@ -288,6 +329,11 @@ def show_partition(one: broker_pb2.PartitionDescription) -> PartitionInfo:
                 each.dead,
                 each.committed_offset,
                 each.member_id,
+                each.lag.messages,
+                each.lag.behind_ms,
+                age_of(each, "oldest_ready_ms"),
+                age_of(each, "oldest_unacked_ms"),
+                each.paused,
             )
             for each in one.subscriptions
         ],
@@ -323,7 +369,14 @@ _QUEUE_EXAMPLE: Final = _COMMON_EXAMPLE | {
     "retry_backoff_max_ms": 60_000,
     "message_ttl_ms": 0,
     "paused": False,
-    "messages": {"ready": 3, "delayed": 0, "leased": 1, "dead": 0},
+    "messages": {
+        "ready": 3,
+        "delayed": 0,
+        "leased": 1,
+        "dead": 0,
+        "oldest_ready_ms": 1_200,
+        "oldest_unacked_ms": 8_000,
+    },
 }
 _PARTITIONS_EXAMPLE: Final = {
     "partitions": [

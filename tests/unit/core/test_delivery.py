@@ -424,7 +424,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert counts.leased == len(self.model.of("leased")) + len(self.model.of("leaving"))
         assert self.state.backlog == counts.ready + counts.delayed + counts.leased
         unsettled = [
-            one.offset for one in self.model.messages.values()
+            one.offset
+            for one in self.model.messages.values()
             if one.state != "settled" and one.offset < self.state.arrived
         ]
         assert self.state.oldest_unsettled() == min(unsettled, default=None)
