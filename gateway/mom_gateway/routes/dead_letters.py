@@ -8,14 +8,13 @@ import msgspec
 from fastapi import Query, Response
 from msgspec import Meta, Struct
 
-from mom_client.results import DeadLetter
 from mom_core.access import Action
 from mom_core.dead_letters import REASONS, DeadLetterFilter
 from mom_core.errors import ErrorCode, InvalidArgumentError
-from mom_core.ids import id_text, parse_id
+from mom_core.ids import parse_id
 from mom_core.limits import OFFSET_MAX
 from mom_core.topics import TopicKind
-from mom_gateway.bodies import MessageOut, show_value
+from mom_gateway.bodies import DeadLetterOut, show_dead_letter
 from mom_gateway.operations import Answer, Described, Example, Operation, Parameter
 from mom_gateway.routes.control import (
     LIST_LIMIT_DEFAULT,
@@ -31,21 +30,6 @@ from mom_gateway.routes.operations import WORK_EXAMPLE, WorkShown
 DEAD_LETTERS: Final = Described()
 
 _Text = Annotated[str, Query(max_length=256)]
-
-
-class DeadLetterOut(MessageOut, omit_defaults=True, kw_only=True):
-    """A dead letter; its offset is that in the queue which holds it."""
-
-    state: Annotated[str, Meta(description="ready, delayed, leased, dead or leaving.")]
-    reason: Annotated[str, Meta(description="Why it died: max_deliveries or expired.")]
-    deliveries: Annotated[int, Meta(description="How often it was tried.")]
-    first_delivered_at_ms: Annotated[int, Meta(description="0: it was never delivered.")]
-    died_at_ms: int
-    topic: Annotated[str, Meta(description="Where it died: a queue or topic.")]
-    subscription: str
-    origin_partition: int
-    origin_offset: int
-    redrives: Annotated[int, Meta(description="How often it was sent back before.")]
 
 
 class DeadLetterList(Struct):
@@ -159,28 +143,6 @@ def _offset_of(page_token: str) -> int:
         "page_token is none that a list call answered; leave it out to begin anew",
         field="page_token",
     )
-
-
-def show_dead_letter(one: DeadLetter) -> DeadLetterOut:
-    """A dead letter as REST shows it."""
-    message, facts = one.message, one.facts
-    out = DeadLetterOut(
-        offset=one.offset,
-        timestamp_ms=message.timestamp_ms or 0,
-        id=id_text(message.id) if message.id else "",
-        state=one.state,
-        reason=facts.reason,
-        deliveries=facts.deliveries,
-        first_delivered_at_ms=facts.first_delivered_at_ms,
-        died_at_ms=facts.died_at_ms,
-        topic=facts.topic,
-        subscription=facts.subscription,
-        origin_partition=facts.partition,
-        origin_offset=facts.offset,
-        redrives=facts.redrives,
-    )
-    show_value(message, out)
-    return out
 
 
 @DEAD_LETTERS.route(
