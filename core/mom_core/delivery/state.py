@@ -408,20 +408,23 @@ class Delivery:
 
         Each has at most PURGE_ENTRIES_MAX entries, so that a purge of millions is no one long step.
         """
-        entries = [one for one in self._waiting.values() if one.first < end]
+        spans = [(one.first, one.end) for one in self._waiting.values()]
         if leased:
-            entries += [held.entry for parts in self._leases.values() for held in parts]
-        entries.sort(key=lambda one: one.first)
+            parts = (held.entry for lease in self._leases.values() for held in lease)
+            spans += [(one.first, one.end) for one in parts]
+        spans.sort()
         ranges: list[tuple[int, int]] = []
-        joined = 0
-        for entry in entries:
-            high = min(entry.end, end)
-            if ranges and ranges[-1][1] == entry.first and joined < PURGE_ENTRIES_MAX:
-                ranges[-1] = (ranges[-1][0], high)
-                joined += 1
-            elif entry.first < high:
-                ranges.append((entry.first, high))
-                joined = 1
+        begin = stop = joined = 0
+        for first, last in spans:
+            if first >= end:
+                break
+            if first != stop or joined >= PURGE_ENTRIES_MAX:
+                if joined:
+                    ranges.append((begin, stop))
+                begin, joined = first, 0
+            stop, joined = min(last, end), joined + 1
+        if joined:
+            ranges.append((begin, stop))
         return ranges
 
     def purge(self, first: int, end: int, *, leased: bool) -> tuple[int, list[Change]]:
