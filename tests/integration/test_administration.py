@@ -23,6 +23,8 @@ from mom_core.errors import MomError, RoutingError
 from mom_core.message import Message
 from mom_core.names import PartitionId
 from mom_core.topics import TopicConfig
+from mom_operator.admin import Admin
+from mom_operator.topics import Backlog, with_backlogs
 from mom_process.system import SystemClock, SystemRandom
 from mom_proto.v1 import broker_pb2
 
@@ -494,6 +496,54 @@ async def test_a_seek_tells_the_lag_before_it_is_done(client: mom_client.Client,
     await client.seek(name, "reader", "latest", partitions=[1])
     described = await client.describe(name)
     assert [one.subscriptions[0].lag.messages for one in described] == [3, 0]
+
+
+async def test_the_operator_learns_what_waits_from_all_nodes(name: str) -> None:
+    secret = "s" * 40
+    clock, random = SystemClock(), SystemRandom()
+    async with AsyncExitStack() as stack:
+        store = MemoryStore(clock)
+        await store.open()
+        stack.push_async_callback(store.close)
+        settings = MasterSettings(listen="127.0.0.1:0", cluster_token=secret)
+        master = Master(settings, store, clock, random)
+        await master.start()
+        stack.push_async_callback(master.stop)
+        nodes = []
+        for number in range(2):
+            node = Node(
+                NodeSettings(
+                    node_id=f"n{number}",
+                    listen="127.0.0.1:0",
+                    cluster_token=secret,
+                    masters=(master.address,),
+                ),
+                store,
+                clock,
+                random,
+            )
+            await node.start()
+            stack.push_async_callback(node.stop, drain=False)
+            nodes.append(node)
+        admin = Admin(master.address, secret, clock)
+        stack.push_async_callback(admin.close)
+        async with mom_client.connect(nodes[0].address, token=secret) as client:
+            await client.create_topic(name, partitions=4)
+            await client.create_subscription(name, "mail", mode="queue", dead_letter=f"{name}.dlq")
+            await client.create_subscription(name, "reader")
+            for partition in range(4):
+                await client.publish_many(name, ["a", "b", "c"], partition=partition)
+            assert {one.node_id for one in await client.describe(name)} == {"n0", "n1"}
+            await client.ack(await client.receive(name, 1, wait=20, subscription="mail"))
+            await client.seek(name, "reader", "offset:1")
+            found = await admin.backlogs()
+            assert found[name, "mail"].messages == 11
+            assert found[name, "reader"].messages == 8
+            assert found[f"{name}.dlq", f"{name}.dlq"] == Backlog(messages=0, oldest_ms=0)
+            assert 0 <= found[name, "mail"].oldest_ms < 60_000
+            shown = with_backlogs(await admin.topics(), found)
+            assert shown[name].backlogs is not None
+            assert shown[name].backlogs["mail"].dead_letters == 0
 
 
 # Retention.

@@ -24,6 +24,7 @@ from mom_broker.node.service import BrokerService
 from mom_broker.node.settings import NodeSettings
 from mom_broker.node.signal import WaitingRoom
 from mom_broker.node.subscription_service import SubscriptionService
+from mom_broker.node.totals import Totals
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.peers import GrpcTransport
 from mom_broker.rpc.server import RpcServer
@@ -85,6 +86,7 @@ class Node:
             logs,
             SubscriptionService(placed, self._room, metrics, store),
             AdministrationService(placed, self.operations, store),
+            Totals(self._view, self.ownership, store),
         )
         broker_pb2_grpc.add_BrokerServicer_to_server(self._service, self._server.grpc)
         self._retention = Retention(self.ownership, AckedFloors(placed), store, clock)

@@ -13,6 +13,7 @@ import grpc
 from mom_broker.node.administration_service import AdministrationService
 from mom_broker.node.log_service import LogService
 from mom_broker.node.subscription_service import SubscriptionService
+from mom_broker.node.totals import Totals
 from mom_broker.routing.watch import RoutingWatch
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.storage.catalog_view import CatalogView
@@ -34,12 +35,14 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         logs: LogService,
         subscriptions: SubscriptionService,
         administration: AdministrationService,
+        totals: Totals,
     ) -> None:
         self._node_id = node_id
         self._authenticator = authenticator
         self._logs = logs
         self._subscriptions = subscriptions
         self._administration = administration
+        self._totals = totals
         self._watch = RoutingWatch(view)
 
     def stop(self) -> None:
@@ -160,6 +163,13 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
     ) -> broker_pb2.Operation:
         """See the proto."""
         return await self._administration.cancel_operation(self._who(context), request)
+
+    async def CountMessages(
+        self, request: broker_pb2.CountMessagesRequest, context: Context
+    ) -> broker_pb2.CountMessagesResponse:
+        """See the proto."""
+        self._authenticator.require_cluster(context)
+        return await self._totals.count()
 
     async def Authenticate(
         self, request: broker_pb2.AuthenticateRequest, context: Context

@@ -1691,3 +1691,79 @@ class CancelOperationRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelOperationRequest: _TypeAlias = CancelOperationRequest  # noqa: Y015
+
+@_typing.final
+class CountMessagesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountMessagesRequest: _TypeAlias = CountMessagesRequest  # noqa: Y015
+
+@_typing.final
+class CountMessagesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTALS_FIELD_NUMBER: _builtins.int
+    NODES_MISSING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def totals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubscriptionTotal]: ...
+    @_builtins.property
+    def nodes_missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a master: ids of nodes that did not answer, whose part is missing."""
+
+    def __init__(
+        self,
+        *,
+        totals: _abc.Iterable[Global___SubscriptionTotal] | None = ...,
+        nodes_missing: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes_missing", b"nodes_missing", "totals", b"totals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountMessagesResponse: _TypeAlias = CountMessagesResponse  # noqa: Y015
+
+@_typing.final
+class SubscriptionTotal(_message.Message):
+    """A queue or subscription over several partitions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    OLDEST_MS_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    subscription: _builtins.str
+    mode: _types_pb2.SubscriptionMode.ValueType
+    messages: _builtins.int
+    """Queue mode: not acknowledged. Stream mode: not handled."""
+    oldest_ms: _builtins.int
+    """How long ago the oldest of them was appended, milliseconds; 0 when there is none."""
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        subscription: _builtins.str = ...,
+        mode: _types_pb2.SubscriptionMode.ValueType = ...,
+        messages: _builtins.int = ...,
+        oldest_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "mode", b"mode", "oldest_ms", b"oldest_ms", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionTotal: _TypeAlias = SubscriptionTotal  # noqa: Y015

@@ -119,6 +119,11 @@ class BrokerStub(object):
                 request_serializer=mom__proto_dot_v1_dot_broker__pb2.CancelOperationRequest.SerializeToString,
                 response_deserializer=mom__proto_dot_v1_dot_broker__pb2.Operation.FromString,
                 _registered_method=True)
+        self.CountMessages = channel.unary_unary(
+                '/mom.v1.Broker/CountMessages',
+                request_serializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesRequest.SerializeToString,
+                response_deserializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesResponse.FromString,
+                _registered_method=True)
         self.Authenticate = channel.unary_unary(
                 '/mom.v1.Broker/Authenticate',
                 request_serializer=mom__proto_dot_v1_dot_broker__pb2.AuthenticateRequest.SerializeToString,
@@ -250,6 +255,14 @@ class BrokerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountMessages(self, request, context):
+        """How much waits in each queue and subscription, as far as this node knows. Only for the master,
+        with the cluster's own token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Authenticate(self, request, context):
         """Who a token stands for. Only for the gateway, with the cluster's own token.
         """
@@ -344,6 +357,11 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.CancelOperation,
                     request_deserializer=mom__proto_dot_v1_dot_broker__pb2.CancelOperationRequest.FromString,
                     response_serializer=mom__proto_dot_v1_dot_broker__pb2.Operation.SerializeToString,
+            ),
+            'CountMessages': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountMessages,
+                    request_deserializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesRequest.FromString,
+                    response_serializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesResponse.SerializeToString,
             ),
             'Authenticate': grpc.unary_unary_rpc_method_handler(
                     servicer.Authenticate,
@@ -810,6 +828,33 @@ class Broker(object):
             '/mom.v1.Broker/CancelOperation',
             mom__proto_dot_v1_dot_broker__pb2.CancelOperationRequest.SerializeToString,
             mom__proto_dot_v1_dot_broker__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountMessages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mom.v1.Broker/CountMessages',
+            mom__proto_dot_v1_dot_broker__pb2.CountMessagesRequest.SerializeToString,
+            mom__proto_dot_v1_dot_broker__pb2.CountMessagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -75,6 +75,10 @@ class BrokerStub:
     """The newest first."""
     CancelOperation: _grpc.UnaryUnaryMultiCallable[_broker_pb2.CancelOperationRequest, _broker_pb2.Operation]
     """End an operation early; what is on its way still arrives. One that ended already is no error."""
+    CountMessages: _grpc.UnaryUnaryMultiCallable[_broker_pb2.CountMessagesRequest, _broker_pb2.CountMessagesResponse]
+    """How much waits in each queue and subscription, as far as this node knows. Only for the master,
+    with the cluster's own token.
+    """
     Authenticate: _grpc.UnaryUnaryMultiCallable[_broker_pb2.AuthenticateRequest, _broker_pb2.AuthenticateResponse]
     """Who a token stands for. Only for the gateway, with the cluster's own token."""
 
@@ -119,6 +123,10 @@ class BrokerAsyncStub(BrokerStub):
     """The newest first."""
     CancelOperation: _aio.UnaryUnaryMultiCallable[_broker_pb2.CancelOperationRequest, _broker_pb2.Operation]  # type: ignore[assignment]
     """End an operation early; what is on its way still arrives. One that ended already is no error."""
+    CountMessages: _aio.UnaryUnaryMultiCallable[_broker_pb2.CountMessagesRequest, _broker_pb2.CountMessagesResponse]  # type: ignore[assignment]
+    """How much waits in each queue and subscription, as far as this node knows. Only for the master,
+    with the cluster's own token.
+    """
     Authenticate: _aio.UnaryUnaryMultiCallable[_broker_pb2.AuthenticateRequest, _broker_pb2.AuthenticateResponse]  # type: ignore[assignment]
     """Who a token stands for. Only for the gateway, with the cluster's own token."""
 
@@ -262,6 +270,16 @@ class BrokerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_broker_pb2.Operation, _abc.Awaitable[_broker_pb2.Operation]]:
         """End an operation early; what is on its way still arrives. One that ended already is no error."""
+
+    @_abc_1.abstractmethod
+    def CountMessages(
+        self,
+        request: _broker_pb2.CountMessagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_broker_pb2.CountMessagesResponse, _abc.Awaitable[_broker_pb2.CountMessagesResponse]]:
+        """How much waits in each queue and subscription, as far as this node knows. Only for the master,
+        with the cluster's own token.
+        """
 
     @_abc_1.abstractmethod
     def Authenticate(
