@@ -123,7 +123,7 @@ REDRIVE_BATCH_MESSAGES_MAX: Final = 500
 REDRIVE_BATCH_BYTES_MAX: Final = 1 * MIB
 # Offsets or ids that a redrive may name; more are better told by a filter.
 REDRIVE_PICKS_MAX: Final = 1_000
-REDRIVE_RATE_MIN: Final = 0.01
+REDRIVE_RATE_MIN: Final = 0.0001
 REDRIVE_RATE_MAX: Final = 1_000_000
 # Operations that go on at a time, and ended ones that can still be asked for.
 OPERATIONS_OPEN_MAX: Final = 100

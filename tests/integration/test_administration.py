@@ -6,8 +6,9 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -290,6 +291,43 @@ async def test_a_redrive_is_exactly_once_whatever_crashes(tmp_path: Path, name: 
     assert kills >= 1
 
 
+class OwnCluster(NamedTuple):
+    master: Master
+    nodes: list[Node]
+
+
+@asynccontextmanager
+async def own_cluster(count: int, secret: str | None = None) -> AsyncIterator[OwnCluster]:
+    """A master and nodes in this process, over a store in memory."""
+    clock, random = SystemClock(), SystemRandom()
+    async with AsyncExitStack() as stack:
+        store = MemoryStore(clock)
+        await store.open()
+        stack.push_async_callback(store.close)
+        master = Master(
+            MasterSettings(listen="127.0.0.1:0", cluster_token=secret, open_to_all=secret is None),
+            store,
+            clock,
+            random,
+        )
+        await master.start()
+        stack.push_async_callback(master.stop)
+        nodes = []
+        for number in range(count):
+            settings = NodeSettings(
+                node_id=f"n{number}",
+                listen="127.0.0.1:0",
+                cluster_token=secret,
+                open_to_all=secret is None,
+                masters=(master.address,),
+            )
+            node = Node(settings, store, clock, random)
+            await node.start()
+            stack.push_async_callback(node.stop, drain=False)
+            nodes.append(node)
+        yield OwnCluster(master, nodes)
+
+
 class LandsAndIsLost:
     """A target where batches land, after which their sender loses its queue, again and again."""
 
@@ -316,25 +354,8 @@ class LandsAndIsLost:
 
 
 async def test_a_batch_that_landed_before_its_owner_was_lost_lands_once(name: str) -> None:
-    clock, random = SystemClock(), SystemRandom()
-    async with AsyncExitStack() as stack:
-        store = MemoryStore(clock)
-        await store.open()
-        stack.push_async_callback(store.close)
-        settings = MasterSettings(listen="127.0.0.1:0", open_to_all=True)
-        master = Master(settings, store, clock, random)
-        await master.start()
-        stack.push_async_callback(master.stop)
-        node = Node(
-            NodeSettings(
-                node_id="n1", listen="127.0.0.1:0", open_to_all=True, masters=(master.address,)
-            ),
-            store,
-            clock,
-            random,
-        )
-        await node.start()
-        stack.push_async_callback(node.stop, drain=False)
+    async with own_cluster(1) as cluster:
+        (node,) = cluster.nodes
         target = LandsAndIsLost(node, node.operations.target, losses=4)
         node.operations.target = target
         async with mom_client.connect(node.address) as client:
@@ -500,34 +521,9 @@ async def test_a_seek_tells_the_lag_before_it_is_done(client: mom_client.Client,
 
 async def test_the_operator_learns_what_waits_from_all_nodes(name: str) -> None:
     secret = "s" * 40
-    clock, random = SystemClock(), SystemRandom()
-    async with AsyncExitStack() as stack:
-        store = MemoryStore(clock)
-        await store.open()
-        stack.push_async_callback(store.close)
-        settings = MasterSettings(listen="127.0.0.1:0", cluster_token=secret)
-        master = Master(settings, store, clock, random)
-        await master.start()
-        stack.push_async_callback(master.stop)
-        nodes = []
-        for number in range(2):
-            node = Node(
-                NodeSettings(
-                    node_id=f"n{number}",
-                    listen="127.0.0.1:0",
-                    cluster_token=secret,
-                    masters=(master.address,),
-                ),
-                store,
-                clock,
-                random,
-            )
-            await node.start()
-            stack.push_async_callback(node.stop, drain=False)
-            nodes.append(node)
-        admin = Admin(master.address, secret, clock)
-        stack.push_async_callback(admin.close)
-        async with mom_client.connect(nodes[0].address, token=secret) as client:
+    async with own_cluster(2, secret) as cluster:
+        admin = Admin(cluster.master.address, secret, SystemClock())
+        async with mom_client.connect(cluster.nodes[0].address, token=secret) as client:
             await client.create_topic(name, partitions=4)
             await client.create_subscription(name, "mail", mode="queue", dead_letter=f"{name}.dlq")
             await client.create_subscription(name, "reader")
@@ -544,6 +540,29 @@ async def test_the_operator_learns_what_waits_from_all_nodes(name: str) -> None:
             shown = with_backlogs(await admin.topics(), found)
             assert shown[name].backlogs is not None
             assert shown[name].backlogs["mail"].dead_letters == 0
+        await admin.close()
+
+
+async def test_readers_look_and_administrators_act(name: str) -> None:
+    secret = "s" * 40
+    async with own_cluster(1, secret) as cluster:
+        address = cluster.nodes[0].address
+        async with mom_client.connect(address, token=secret) as admin:
+            dead = await dead_queue(admin, name, 1)
+            operation = await admin.redrive(dead, rate="1/h")
+            _, token = await admin._run(lambda engine: engine.create_token("r", ["read:*"]))
+            async with mom_client.connect(address, token=token) as reader:
+                assert len(await reader.operations()) == 1
+                assert (await reader.operation(operation.operation_id)).queue == dead
+                await reader.dead_letters(dead)
+                for refused in (
+                    reader.purge(dead),
+                    reader.redrive(dead),
+                    reader.cancel_operation(operation.operation_id),
+                    reader.pause(dead),
+                ):
+                    with pytest.raises(mom_client.ForbiddenError):
+                        await refused
 
 
 # Retention.
