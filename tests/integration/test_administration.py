@@ -127,6 +127,15 @@ async def test_dead_letters_are_shown_and_chosen(client: mom_client.Client, name
     assert len(await client.receive(dead, 10)) == 6
 
 
+async def test_large_dead_letters_come_in_pages(client: mom_client.Client, name: str) -> None:
+    await client.create_queue(name, message_bytes_max="8Mi")
+    headers = {"mom-dead-reason": "expired", "mom-dead-topic": "elsewhere"}
+    for _ in range(6):  # Together more than one gRPC message holds.
+        await client.publish(name, bytes(7 << 20), headers=headers)
+    assert len(await client.dead_letters(name)) == 6
+    assert await client.purge(name) == 6
+
+
 @pytest.mark.parametrize(
     ("chosen", "field"),
     [

@@ -57,6 +57,8 @@ class AdministrationService:
             purged += count
             await asyncio.sleep(0)  # The node's other work goes on between two steps.
         await reader.durable()
+        if placed.log.lost is not None:
+            raise placed.log.lost  # The last steps are of no owner any more.
         return broker_pb2.PurgeSubscriptionResponse(purged=purged)
 
     # Operations.

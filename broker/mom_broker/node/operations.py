@@ -41,6 +41,7 @@ class Operations:
         """Where messages are sent."""
         self._clock = clock
         self._working: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
 
     # Doing.
 
@@ -52,6 +53,7 @@ class Operations:
 
     async def close(self) -> None:
         """Stop; the next owners go on."""
+        self._closed = True
         tasks = list(self._working.values())
         for task in tasks:
             task.cancel()
@@ -72,7 +74,9 @@ class Operations:
     def _look_at(self, topic_id: str) -> None:
         """See to a queue's operations, if there are some and nobody does yet."""
         owned = self._ownership.owned.get(PartitionId(topic_id, 0))
-        if owned is None or topic_id in self._working or not self._has_work(topic_id, owned):
+        if self._closed or owned is None or topic_id in self._working:
+            return
+        if not self._has_work(topic_id, owned):
             return
         task = asyncio.create_task(self._work(topic_id, owned), name=f"operations of {topic_id}")
         self._working[topic_id] = task
@@ -105,6 +109,10 @@ class Operations:
                 if owned.log.lost is None:
                     _log.warning("operations of %s wait: %s", owned.log.config.name, error.message)
                 await self._clock.sleep(RETRY_MS_MAX if owned.log.lost is None else 0)
+            except Exception:
+                # A defect: the operation waits, and the node's other work goes on.
+                _log.exception("operations of %s failed by a defect", owned.log.config.name)
+                await self._clock.sleep(RETRY_MS_MAX)
 
     async def _next(self, topic_id: str, owned: OwnedPartition) -> None:
         waiting = self._open_of(topic_id)

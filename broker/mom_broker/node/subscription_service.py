@@ -369,21 +369,24 @@ class SubscriptionService:
             raise NotFoundError(f"subscription {subscription.name!r} was deleted")
         messages_max = min(max(1, request.max_messages), BROWSE_MESSAGES_MAX)
         response = broker_pb2.BrowseResponse()
+        room = FETCH_BYTES_MAX
         for one in reader.outstanding(request.offset, messages_max):
             batch = await placed.log.find(one.first)
             if batch is None or batch.base_offset >= one.end:
                 continue
             first = max(one.first, batch.base_offset)
             end = min(one.end, batch.end_offset)
+            data = codec.cut(batch.data, first - batch.base_offset, end - batch.base_offset)
+            room -= len(data)
             response.batches.add(
                 base_offset=first,
-                batch=codec.cut(batch.data, first - batch.base_offset, end - batch.base_offset),
+                batch=data,
                 state=one.state,
                 deliveries=one.deliveries,
                 append_time_ms=batch.append_time_ms,
             )
             response.next_offset = end
-            if end < one.end:
+            if end < one.end or room <= 0:
                 break
         return response
 

@@ -1459,6 +1459,7 @@ class PurgeSubscriptionResponse(_message.Message):
 
     PURGED_FIELD_NUMBER: _builtins.int
     purged: _builtins.int
+    """By this call: one that is sent again after a lost answer finds only what is left."""
     def __init__(
         self,
         *,
