@@ -17,7 +17,7 @@ from mom_broker.rpc.errors import to_proto
 from mom_broker.rpc.messages import MODES
 from mom_core import batch as codec
 from mom_core.access import Action, Identity
-from mom_core.delivery import SettleAction, SettleOutcome
+from mom_core.delivery import Outstanding, SettleAction, SettleOutcome
 from mom_core.errors import (
     ErrorCode,
     InvalidArgumentError,
@@ -38,7 +38,7 @@ from mom_core.limits import (
     WAIT_MS_MAX,
 )
 from mom_core.names import PartitionId
-from mom_core.ports import Store
+from mom_core.ports import Store, StoredBatch
 from mom_core.topics import (
     StartKind,
     SubscriptionConfig,
@@ -371,22 +371,15 @@ class SubscriptionService:
         response = broker_pb2.BrowseResponse()
         room = FETCH_BYTES_MAX
         for one in reader.outstanding(request.offset, messages_max):
-            batch = await placed.log.find(one.first)
-            if batch is None or batch.base_offset >= one.end:
-                continue
-            first = max(one.first, batch.base_offset)
-            end = min(one.end, batch.end_offset)
-            data = codec.cut(batch.data, first - batch.base_offset, end - batch.base_offset)
-            room -= len(data)
-            response.batches.add(
-                base_offset=first,
-                batch=data,
-                state=one.state,
-                deliveries=one.deliveries,
-                append_time_ms=batch.append_time_ms,
-            )
-            response.next_offset = end
-            if end < one.end or room <= 0:
+            offset = one.first
+            while offset < one.end and room > 0:
+                batch = await placed.log.find(offset)
+                if batch is None or batch.base_offset >= one.end:
+                    response.next_offset = one.end  # The rest of it is no more.
+                    break
+                room -= _add_browsed(response, one, batch, offset)
+                offset = response.next_offset
+            if room <= 0:
                 break
         return response
 
@@ -601,6 +594,24 @@ class SubscriptionService:
             )
             await lags.add_ages(self._store, log.id, reader, one)
         return description
+
+
+def _add_browsed(
+    response: broker_pb2.BrowseResponse, one: Outstanding, batch: StoredBatch, offset: int
+) -> int:
+    """Show what a stored batch holds of a range from an offset on; how many bytes it has."""
+    first = max(offset, batch.base_offset)
+    end = min(one.end, batch.end_offset)
+    data = codec.cut(batch.data, first - batch.base_offset, end - batch.base_offset)
+    response.batches.add(
+        base_offset=first,
+        batch=data,
+        state=one.state,
+        deliveries=one.deliveries,
+        append_time_ms=batch.append_time_ms,
+    )
+    response.next_offset = end
+    return len(data)
 
 
 def _wanted(topic: TopicConfig, asked: Sequence[int]) -> list[int]:
