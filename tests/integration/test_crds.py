@@ -190,9 +190,12 @@ REFUSED_AT_CREATION = [
     (QUEUE, "spec.retryBackoff", "25h", "must be from 1ms to 24h"),
     (QUEUE, "spec.retryBackoffMultiplier", 0.5, "spec.retryBackoffMultiplier"),
     (QUEUE, "spec.messageTtl", "1ms", "must be from 100ms"),
+    (QUEUE, "spec.messagesMax", -1, "spec.messagesMax"),
+    (QUEUE, "spec.paused", "yes", "spec.paused"),
+    (TOPIC, "spec.subscriptions.0.paused", True, "settings of queue mode"),
     (QUEUE, "spec.deadLetter", "not a name", "spec.deadLetter"),
     (QUEUE, "spec.deadLetterExpired", True, "deadLetterExpired needs a deadLetter"),
-    (TOPIC, "spec.subscriptions.0.deadLetter", "x", "are settings of queue mode"),
+    (TOPIC, "spec.subscriptions.0.deadLetter", "x", "settings of queue mode"),
 ]
 
 

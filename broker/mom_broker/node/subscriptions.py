@@ -262,6 +262,8 @@ class Subscriptions:
             clock=self._clock,
         )
         self.readers[name] = reader
+        if name == self._partition.config.name:
+            self._partition.backlog = lambda: state.backlog
 
     def _settle_settings(self, reader: QueueReader, config: SubscriptionConfig) -> None:
         reader.policy = policy_of(config)
