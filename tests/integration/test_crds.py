@@ -18,7 +18,6 @@ from kube_api_server import KubeApiServer, path_of
 from mom_operator.resources import Inputs, OperatorSettings, desired
 from mom_operator.spec import parse_cluster, parse_queue, parse_topic
 
-
 ROOT = Path(__file__).resolve().parents[2]
 DEFINITIONS = sorted((ROOT / "deploy/helm/mom/crds").glob("*.yaml"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
