@@ -25,7 +25,7 @@ application sees. The longest call is beyond what it asked to wait; the longest 
 successful sends of one client, {interval} apart when nothing is in the way.
 
 Plain HTTP has nobody who tries again: a call that is at a gateway when that is killed gets the
-proxy's 502, and one whose gateway's machine dies lasts for as long as its client waits, so give each
+proxy's 502, and one whose gateway's machine dies lasts as long as its client waits, so give each
 a timeout. The SDK tries again by itself, and gives up when the store is away for longer than its
 patience.
 """
