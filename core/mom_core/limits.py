@@ -141,3 +141,18 @@ RETRY_AFTER_MS_DEFAULT: Final = 1_000
 
 # The longest wait that a nack may ask for; later needs a schedule of its own. SQS allows 12 hours.
 SETTLE_DELAY_MS_MAX: Final = 7 * 24 * 3600 * 1000
+
+# Bodies kept apart, so that one message that waits long does not hold the log behind it. Below so
+# many bytes of log it is not worth a write; and a carried body must free so many times what it
+# takes.
+CARRY_LOG_BYTES_MIN: Final = 4 * MIB
+CARRY_SHARE: Final = 8
+# One pass, which ends with a snapshot; and one write of it, of the size of a usual commit.
+CARRY_MESSAGES_MAX: Final = 10_000
+CARRY_BYTES_MAX: Final = 1 * MIB
+# Of one partition. A node remembers about 400 bytes for each; beyond it the log waits.
+KEPT_BODIES_MAX: Final = 100_000
+# Values beside the log that one commit writes or removes, and that one read fetches: each is a
+# command or a row of its own, a few milliseconds of the store's time together.
+KEPT_VALUES_PER_COMMIT_MAX: Final = 4_000
+KEPT_READS_MAX: Final = 256

@@ -95,17 +95,24 @@ async def test_an_empty_batch_counts_its_sequence_and_appends_nothing(
     assert (state.next_offset, state.size_bytes) == (3, 6)
 
 
+async def fill(store: Store, partition: PartitionId) -> int:
+    """Keep values until the store refuses; how many commits landed."""
+    for number in range(1_000):
+        try:
+            await store.commit(Commit(partition, 1, number + 1, kept={f"k{number}": VALUE}))
+        except StoreError as error:
+            if error.code is ErrorCode.STORE_FULL:
+                return number
+            raise
+    raise AssertionError("a thousand values did not fill the store")
+
+
 async def test_a_full_store_takes_what_makes_room_and_removals(
     limited_store: Store, partition: PartitionId
 ) -> None:
     store = limited_store
     await store.claim(partition, 1)
-    number = 0
-    with pytest.raises(StoreError) as refused:
-        while number < 1_000:
-            await store.commit(Commit(partition, 1, number + 1, kept={f"k{number}": VALUE}))
-            number += 1
-    assert refused.value.code is ErrorCode.STORE_FULL
+    number = await fill(store, partition)
     assert await store.read_kept(partition, [f"k{number}"]) == (None,)
     needed = {"needed": VALUE}
     await store.commit(Commit(partition, 1, number + 1, kept=needed, makes_room=True))

@@ -29,6 +29,7 @@ from mom_core.delivery import (
 from mom_core.errors import MomError
 from mom_core.message import Message
 from mom_core.ports import BatchHead, StoredBatch
+from mom_core.ranges import RangeSet
 
 Journal = Callable[[Sequence[Change]], "asyncio.Future[None]"]
 
@@ -112,6 +113,9 @@ class QueueReader:
 
     def _journal(self, changes: Sequence[Change]) -> asyncio.Future[None]:
         self._journalled = self._write(changes)
+        done_with, self.delivery.bodies_to_drop = self.delivery.bodies_to_drop, []
+        if done_with:
+            self._partition.release_bodies(done_with)
         if self.dead_letters is not None:
             self.dead_letters.kick()
         self.arm()
@@ -263,6 +267,11 @@ class QueueReader:
         self._gone(offset, batch.base_offset)
         return batch
 
+    def skip(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Count messages as settled whatever their state."""
+        changes = [change for one in ranges for change in self.delivery.skip(*one)]
+        self.note(changes)
+
     def _release(self, lease_id: int, ranges: Sequence[tuple[int, int]]) -> None:
         """Give back what was not delivered; it does not count as an attempt."""
         changes: list[Change] = []
@@ -309,7 +318,9 @@ class QueueReader:
             for first, end in self.delivery.pinning(log_start):
                 changes += self.delivery.skip(first, end)
             if self.delivery.arrived < log_start:
-                changes += self.delivery.skip(self.delivery.arrived, log_start)
+                carried = RangeSet(self.delivery.carried())
+                for first, end, kept in list(carried.split(self.delivery.arrived, log_start)):
+                    changes += self.delivery.skip(first, end) if not kept else []
         if self._catching_up is None:
             for first, end in self._partition.gaps:
                 if end > self.delivery.arrived:

@@ -127,10 +127,9 @@ class Moved(msgspec.Struct, array_like=True, tag="move", frozen=True):
 
 
 class Carried(msgspec.Struct, array_like=True, tag="carry", frozen=True):
-    """The bodies of [first, end) are kept apart: the log need not hold them any more."""
+    """The bodies of ranges are kept apart: the log need not hold them any more."""
 
-    first: int
-    end: int
+    ranges: tuple[tuple[int, int], ...]
 
 
 Change = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -183,6 +183,21 @@ class Delivery:
         return sorted(
             (entry.first, min(entry.end, below))
             for entry in self._entries()
+            if not entry.carried and entry.first < below
+        )
+
+    def carried(self) -> list[tuple[int, int]]:
+        """Ranges whose bodies are kept apart, in order."""
+        return sorted((one.first, one.end) for one in self._entries() if one.carried)
+
+    def held_back(self, below: int, now_ms: int) -> list[tuple[int, int]]:
+        """As :meth:`pinning`, but only what can't be had now: delayed, leased, or dying."""
+        later = (one for one in self._waiting.values() if one.available_at_ms > now_ms)
+        leased = (held.entry for parts in self._leases.values() for held in parts)
+        dead = (one.entry for one in self._dead)
+        return sorted(
+            (entry.first, min(entry.end, below))
+            for entry in (*later, *leased, *dead)
             if not entry.carried and entry.first < below
         )
 
@@ -373,9 +388,9 @@ class Delivery:
         waits = any(entry.first <= offset < entry.end for entry in self._waiting.values())
         return self._made(Moved(offset, offset + 1, available_at_ms)) if waits else []
 
-    def carry(self, first: int, end: int) -> list[Change]:
-        """Note that bodies are kept apart from the log."""
-        return self._made(Carried(first, end))
+    def carry(self, ranges: Sequence[tuple[int, int]]) -> list[Change]:
+        """Note that the bodies of these ranges are kept apart from the log."""
+        return self._made(Carried(tuple(ranges))) if ranges else []
 
     def dead_sent(self, number: int) -> list[Change]:
         """The dead messages numbered below ``number`` have landed among the dead letters."""
@@ -521,8 +536,8 @@ class Delivery:
                 for entry in self._take_waiting(first, end):
                     entry.available_at_ms, entry.moved = available_at_ms, True
                     self._wait(entry)
-            case Carried(first, end):
-                self._apply_carried(first, end)
+            case Carried(ranges):
+                self._apply_carried(RangeSet(ranges))
 
     def snapshot(self) -> bytes:
         """The state but for what the log tells by itself, for :meth:`restore`."""
@@ -610,16 +625,22 @@ class Delivery:
         self._dead = [one for one in self._dead if not first <= one.entry.first < end]
         self._settle(first, end)
 
-    def _apply_carried(self, first: int, end: int) -> None:
-        for lease_id in list(self._leases):
-            for held in self._take_leased(lease_id, first, end):
-                held.entry.carried = True
-                self._hold(lease_id, held.entry, held.deadline_ms)
-        for entry in self._take_waiting(first, end):
-            entry.carried = True
-            self._wait(entry)
-        for one in self._cut_dead(first, end):
-            one.entry.carried = True
+    def _apply_carried(self, carried: RangeSet) -> None:
+        leased = [(lease_id, held) for lease_id, parts in self._leases.items() for held in parts]
+        for lease_id, part in leased:
+            for first, end in carried.within(part.entry.first, part.entry.end):
+                for held in self._take_leased(lease_id, first, end):
+                    held.entry.carried = True
+                    self._hold(lease_id, held.entry, held.deadline_ms)
+        for waiting in list(self._waiting.values()):
+            for first, end in carried.within(waiting.first, waiting.end):
+                for entry in self._take_waiting(first, end):
+                    entry.carried = True
+                    self._wait(entry)
+        for dying in [one.entry for one in self._dead]:
+            for first, end in carried.within(dying.first, dying.end):
+                for one in self._cut_dead(first, end):
+                    one.entry.carried = True
 
     def _cut_dead(self, first: int, end: int) -> list[_Dead]:
         """The dead of [first, end), after cutting those that reach beyond it."""

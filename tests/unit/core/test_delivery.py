@@ -316,8 +316,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             for one in self.model.messages.values()
             if one.state != "settled" and not one.carried and one.offset < below
         )
+        self.did(self.state.carry(pinning))
         for low, high in pinning:
-            self.did(self.state.carry(low, high))
             for offset in range(low, high):
                 self.model.messages[offset].carried = True
 
