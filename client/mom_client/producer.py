@@ -9,6 +9,7 @@ spread evenly. All of it is bounded by the bytes in flight; beyond them callers 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -23,7 +24,7 @@ from mom_client.options import (
     PRODUCE_CALLS_PER_NODE_MAX,
     EngineOptions,
 )
-from mom_client.results import Published, PublishedBatch
+from mom_client.results import Places, Published, PublishedBatch
 from mom_client.routing import Routing, TopicRoute
 from mom_client.translation import DURABILITIES
 from mom_client.wire import error_from_proto
@@ -88,6 +89,7 @@ class TopicPublisher:
             or message.deliver_at_ms
             or message.expires_at_ms
             or message.id is not None
+            or message.dedup_id is not None
             or message.content_type not in _COMMON_CONTENT_TYPES
             or len(message.value) > self._message_bytes_max
             or (key is not None and len(key) > limits.KEY_BYTES_MAX)
@@ -96,6 +98,9 @@ class TopicPublisher:
         key_hash = None if key is None else murmur2(key)
         if partition is not None:
             lane = self.lanes[self.route.check_partition(partition)]
+        elif key_hash is None and message.dedup_id is not None:
+            # The same id must meet the same owner.
+            lane = self.lanes[self._partitioner.of_hash(murmur2(message.dedup_id.encode()))]
         elif key_hash is None:
             lane = self._sticky
             if lane.building is None:
@@ -530,6 +535,7 @@ class Producer:
             duplicate=result.duplicate,
             created=lane.topic_name in self._routing.created,
             own_ids=batch.own_ids,
+            places=places_of(batch.builder.count, result),
         )
 
     def _finish(self, batch: OutgoingBatch, outcome: PublishedBatch | MomError) -> None:
@@ -601,6 +607,16 @@ class Producer:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def places_of(count: int, result: broker_pb2.ProduceResult) -> Places | None:
+    """Where each message of a batch is, when some of them are duplicates."""
+    if not result.duplicate_places:
+        return None
+    firsts = dict(zip(result.duplicate_places, result.duplicate_offsets, strict=True))
+    following = itertools.count(result.base_offset)
+    offsets = [firsts[one] if one in firsts else next(following) for one in range(count)]
+    return Places(offsets, frozenset(firsts))
 
 
 def _split(

@@ -142,6 +142,17 @@ RETRY_AFTER_MS_DEFAULT: Final = 1_000
 # The longest wait that a nack may ask for; later needs a schedule of its own. SQS allows 12 hours.
 SETTLE_DELAY_MS_MAX: Final = 7 * 24 * 3600 * 1000
 
+# The dedup window of a topic, and the ids that a node remembers over all its partitions: each takes
+# about 170 bytes. Beyond them messages with a dedup_id are refused for a while.
+DEDUP_ID_BYTES_MAX: Final = 256
+DEDUP_WINDOW_MS_MIN: Final = 1_000
+DEDUP_WINDOW_MS_DEFAULT: Final = 5 * 60 * 1000
+DEDUP_WINDOW_MS_MAX: Final = 24 * 3600 * 1000
+DEDUP_IDS_MAX: Final = 1_000_000
+# Ids whose batches were trimmed before the window ended are kept beside the log in values of about
+# this size, so that there are few.
+DEDUP_SEGMENT_BYTES: Final = 256 * KIB
+
 # Bodies kept apart, so that one message that waits long does not hold the log behind it. Below so
 # many bytes of log it is not worth a write; and a carried body must free so many times what it
 # takes.

@@ -47,6 +47,7 @@ _TOPIC_FIELDS: Final = (
     "retention_ms",
     "retention_bytes",
     "message_bytes_max",
+    "dedup_window_ms",
 )
 _SUBSCRIPTION_FIELDS: Final = ("start", "session_ms")
 

@@ -33,6 +33,12 @@ class EntryKind(IntEnum):
     """Of the partition. Payload: which bodies are kept beside the log from now on."""
     BODIES_DROPPED = 7
     """Of the partition. Payload: offsets whose bodies are not kept any more."""
+    IDS_SEEN = 8
+    """Of the partition. Payload: the offset from which on the log has dedup ids."""
+    IDS_KEPT = 9
+    """Of the partition. Payload: a segment of dedup ids that is kept beside the log."""
+    IDS_DROPPED = 10
+    """Of the partition. Payload: the numbers of segments that are kept no more."""
 
 
 class Entry(msgspec.Struct, array_like=True):

@@ -21,6 +21,7 @@ import msgspec
 
 from mom_broker.node.cache import BatchCache
 from mom_broker.node.dead_letters import Target
+from mom_broker.node.dedup import DedupBudget
 from mom_broker.node.partition import Partition, PendingBudget
 from mom_broker.node.subscriptions import Subscriptions
 from mom_broker.storage.catalog_view import CatalogView
@@ -71,6 +72,7 @@ class Ownership:
     ) -> None:
         self.owned: dict[PartitionId, OwnedPartition] = {}
         self.budget = PendingBudget()
+        self.dedup_budget = DedupBudget()
         self.dead_letters: Target
         """Where messages that can't be handled are sent; set before the start."""
         self.tails_lost = 0
@@ -256,6 +258,7 @@ class Ownership:
             store=self._store,
             cache=self._cache,
             budget=self.budget,
+            dedup_budget=self.dedup_budget,
             on_lost=self._on_lost,
             snapshot=subscriptions.snapshot,
         )

@@ -27,6 +27,7 @@ from mom_broker.node.bodies import (
     kept_entry,
 )
 from mom_broker.node.cache import BatchCache, Tail
+from mom_broker.node.dedup import DedupBudget, Deduplicator, ids_among
 from mom_broker.node.signal import Signal
 from mom_core import batch as codec
 from mom_core.delivery.carrying import lowest
@@ -81,6 +82,8 @@ class Landed(NamedTuple):
     base_offset: int
     durability: Durability
     duplicate: bool
+    left_out: tuple[tuple[int, int], ...] = ()
+    """Places in the batch whose dedup_id had landed before, each with that message's offset."""
 
 
 class PendingBudget:
@@ -104,6 +107,14 @@ class _PendingAppend(NamedTuple):
     data: bytes
     header: codec.BatchHeader
     landed: asyncio.Future[Landed]
+    hashes: list[bytes] | None
+    """Of the dedup ids of all its messages; None: it has none."""
+    left_out: tuple[int, ...] = ()
+    """Places that :attr:`data` does not have, since their ids had landed before."""
+
+    @property
+    def records(self) -> int:
+        return self.header.count if self.data else 0
 
 
 class _PendingKeep(NamedTuple):
@@ -131,6 +142,7 @@ class Partition:
         store: Store,
         cache: BatchCache,
         budget: PendingBudget,
+        dedup_budget: DedupBudget,
         on_lost: Callable[[Partition, MomError], None],
         snapshot: Callable[[], bytes],
     ) -> None:
@@ -152,6 +164,7 @@ class Partition:
         self.lost: MomError | None = None
         self.journal_bytes = 0
         self.bodies = KeptBodies()
+        self.dedup = Deduplicator(config, store.now_ms, dedup_budget)
         self._config = config
         self._store = store
         self._cache = cache
@@ -186,8 +199,9 @@ class Partition:
         header = codec.verify(data)
         self._check_sizes(header, data)
         self._check_room(len(data))
+        hashes = self.dedup.take_in(header, data)
         landed: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
-        self._appends.append(_PendingAppend(data, header, landed))
+        self._appends.append(_PendingAppend(data, header, landed, hashes))
         self._pending_bytes += len(data)
         self._budget.bytes += len(data)
         self._commit_soon()
@@ -248,6 +262,23 @@ class Partition:
         keyed = {body_key(offset): value for offset, value in values.items()}
         await asyncio.shield(self.keep(keyed, kept_entry(bodies)))
         self.bodies.add(bodies)
+
+    async def keep_ids(self, below: int) -> None:
+        """Keep the dedup ids of the log below an offset, which is about to be trimmed."""
+        found = self.dedup.segment_below(below)
+        if found is not None:
+            await asyncio.shield(self.keep(found.values, found.entry, makes_room=True))
+
+    def drop_old_ids(self) -> None:
+        """Forget dedup ids whose window is over."""
+        self.dedup.expire()
+        found = self.dedup.expired_segments()
+        if found is not None:
+            self.keep(found.values, found.entry)
+
+    async def read_kept(self, keys: list[str]) -> tuple[bytes | None, ...]:
+        """Values beside the log."""
+        return await self._store.read_kept(self.id, keys)
 
     def release_bodies(self, ranges: Iterable[tuple[int, int]]) -> None:
         """One subscription is done with the kept bodies of these offsets."""
@@ -318,8 +349,10 @@ class Partition:
         appends = self._take_appends()
         # Counted now: those that a full store refuses are taken out of the list.
         size = sum(len(one.data) for one in appends)
+        taken_in = [one.hashes for one in appends if one.hashes is not None]
+        seen = self._left_out(appends)
         keeps = self._take_keeps()
-        journal = b"".join(self._journal)
+        journal = b"".join((*self._journal, seen))
         waiting: list[asyncio.Future[None]] = []
         if self._journalled is not None:
             waiting.append(self._journalled)
@@ -343,6 +376,8 @@ class Partition:
         finally:
             self._pending_bytes -= size
             self._budget.bytes -= size
+            for hashes in taken_in:
+                self.dedup.let_go(hashes)
         written = len(journal) + sum(len(one.entry) for one in keeps)
         self.journal_bytes = 0 if snapshot is not None else self.journal_bytes + written
         for future in (*waiting, *_futures(keeps)):
@@ -350,6 +385,16 @@ class Partition:
                 future.set_result(None)
         if result is not None:
             self._landed(appends, result)
+
+    def _left_out(self, appends: list[_PendingAppend]) -> bytes:
+        """Leave out what landed before under the same dedup ids; the journal's entry of it."""
+        if all(one.hashes is None for one in appends):
+            return b""
+        self.dedup.expire()
+        for place, one in enumerate(appends):
+            if one.hashes is not None:
+                appends[place] = _without(one, self.dedup.window.duplicates(one.hashes))
+        return self.dedup.first_ids(self.high_watermark)
 
     def _take_keeps(self) -> list[_PendingKeep]:
         taken: list[_PendingKeep] = []
@@ -365,10 +410,17 @@ class Partition:
     def _take_appends(self) -> list[_PendingAppend]:
         taken: list[_PendingAppend] = []
         room = COMMIT_BYTES_MAX
+        seen: set[bytes] = set()
         while self._appends and len(taken) < COMMIT_BATCHES_MAX:
-            if taken and len(self._appends[0].data) > room:
+            following = self._appends[0]
+            if taken and len(following.data) > room:
                 break
-            room -= len(self._appends[0].data)
+            if following.hashes is not None:
+                ids = ids_among(following.hashes)
+                if not seen.isdisjoint(ids):
+                    break  # Whether it is a duplicate is known when the one before has landed.
+                seen |= ids
+            room -= len(following.data)
             taken.append(self._appends.popleft())
         return taken
 
@@ -384,7 +436,7 @@ class Partition:
         batches = tuple(
             NewBatch(
                 one.data,
-                one.header.count,
+                one.records,
                 self._last_append_time_ms,
                 one.header.producer_id,
                 one.header.sequence,
@@ -414,7 +466,11 @@ class Partition:
     def _landed(self, appends: list[_PendingAppend], result: CommitResult) -> None:
         arrived: list[Arrived] = []
         for one, appended in zip(appends, result.appended, strict=True):
-            if appended.outcome is AppendOutcome.APPENDED:
+            if appended.outcome is AppendOutcome.APPENDED and one.hashes is not None:
+                self.dedup.landed(
+                    self._last_append_time_ms, appended.base_offset, one.hashes, one.left_out
+                )
+            if appended.outcome is AppendOutcome.APPENDED and one.records:
                 arrived.append(
                     Arrived(appended.base_offset, self._last_append_time_ms, one.header, one.data)
                 )
@@ -427,11 +483,21 @@ class Partition:
         if arrived:
             self.high_watermark = result.next_offset
         for one, appended in zip(appends, result.appended, strict=True):
-            _reply(one, appended, result.durability)
+            _reply(one, appended, result.durability, self._duplicates(one, appended))
         if arrived:
             self.arrived.wake_all()
             for listener in self.on_arrival:
                 listener(arrived)
+
+    def _duplicates(self, one: _PendingAppend, appended: Appended) -> tuple[tuple[int, int], ...]:
+        """The messages of a batch that were left out of it, with the offsets of the first ones."""
+        if one.hashes is None or appended.base_offset < 0:
+            return ()
+        window = self.dedup.window
+        if appended.outcome is AppendOutcome.DUPLICATE:
+            return tuple(window.duplicates_of_landed(appended.base_offset, one.hashes))
+        firsts = ((place, window.offset_of(one.hashes[place])) for place in one.left_out)
+        return tuple((place, offset) for place, offset in firsts if offset is not None)
 
     def lose(self, error: MomError) -> None:
         """End this ownership: everyone waiting gets the error or an empty answer."""
@@ -440,6 +506,9 @@ class Partition:
         self.lost = error
         appends, self._appends = list(self._appends), deque()
         self._budget.bytes -= sum(len(one.data) for one in appends)
+        for one in appends:
+            self.dedup.let_go(one.hashes or [])
+        self.dedup.close()
         waiting = [one for one in (self._journalled, self._snapshotted) if one is not None]
         self._journal, self._journalled, self._snapshotted = [], None, None
         keeps, self._keeps = list(self._keeps), deque()
@@ -599,13 +668,28 @@ def _retrieve(future: asyncio.Future[None]) -> None:
         future.exception()
 
 
-def _reply(one: _PendingAppend, appended: Appended, durability: Durability) -> None:
+def _without(one: _PendingAppend, left_out: tuple[int, ...]) -> _PendingAppend:
+    """A batch less some of its messages; without data when none is left."""
+    if not left_out:
+        return one
+    if len(left_out) == one.header.count:
+        return one._replace(data=b"", left_out=left_out)
+    data = codec.without(one.data, left_out)
+    return one._replace(data=data, header=codec.parse_header(data), left_out=left_out)
+
+
+def _reply(
+    one: _PendingAppend,
+    appended: Appended,
+    durability: Durability,
+    left_out: tuple[tuple[int, int], ...],
+) -> None:
     if one.landed.done():
         return
     match appended.outcome:
         case AppendOutcome.APPENDED | AppendOutcome.DUPLICATE:
             duplicate = appended.outcome is AppendOutcome.DUPLICATE
-            one.landed.set_result(Landed(appended.base_offset, durability, duplicate))
+            one.landed.set_result(Landed(appended.base_offset, durability, duplicate, left_out))
         case AppendOutcome.OUT_OF_ORDER:
             one.landed.set_exception(
                 ProducerError(

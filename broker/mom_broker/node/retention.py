@@ -54,6 +54,7 @@ class Retention:
                 _log.info("retention of %s waits: %s", owned.log.id, error.message)
 
     async def _look_at(self, owned: OwnedPartition) -> None:
+        owned.log.drop_old_ids()
         if owned.log.config.kind is TopicKind.QUEUE:
             await self._look_at_queue(owned)
         elif self._sweeps % TOPIC_EVERY_SWEEPS == 0:
@@ -65,6 +66,8 @@ class Retention:
 
     async def _trim(self, log: Partition, rule: TrimRule) -> None:
         while log.lost is None:
+            if len(log.dedup.window):
+                await log.keep_ids((await log.plan_trim(rule)).log_start)
             trimmed = await log.trim(rule)
             if not trimmed.more:
                 return

@@ -16,6 +16,7 @@ import msgspec
 
 from mom_broker.node.bodies import KeptBody
 from mom_broker.node.dead_letters import DeadLetters, Origin, Target
+from mom_broker.node.dedup import DedupState
 from mom_broker.node.group import GroupCoordinator
 from mom_broker.node.journal import Entry, EntryKind, decode_entries, encode_entry
 from mom_broker.node.partition import Arrived, Partition
@@ -43,6 +44,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
     snapshot_format: int
     states: list[_State]
     bodies: list[KeptBody] = []
+    dedup: DedupState | None = None
 
 
 _snapshot_decoder: Final = msgspec.msgpack.Decoder(_Snapshot)
@@ -109,6 +111,7 @@ class Subscriptions:
             for entry in decode_entries(blob):
                 self._replay(entry, queues, groups)
         partition.journal_bytes = sum(map(len, loaded.journal))
+        await partition.dedup.read_again(partition)
         deliveries = {
             name: life.delivery(policy_of(configs.get(name))) for name, life in queues.items()
         }
@@ -140,6 +143,7 @@ class Subscriptions:
             )
         assert self._partition is not None, "restored into a partition"
         self._partition.bodies.add(snapshot.bodies)
+        self._partition.dedup.restore(snapshot.dedup)
         for state in snapshot.states:
             self._created[state.name] = state.created_at_ms
             if state.mode is SubscriptionMode.QUEUE:
@@ -174,6 +178,9 @@ class Subscriptions:
             case EntryKind.BODIES_KEPT | EntryKind.BODIES_DROPPED:
                 assert self._partition is not None, "restored into a partition"
                 self._partition.bodies.replay(entry)
+            case EntryKind.IDS_SEEN | EntryKind.IDS_KEPT | EntryKind.IDS_DROPPED:
+                assert self._partition is not None, "restored into a partition"
+                self._partition.dedup.replay(entry)
 
     def snapshot(self) -> bytes:
         """All states now."""
@@ -187,8 +194,11 @@ class Subscriptions:
         ]
         assert self._partition is not None, "restored before it is told of"
         bodies = self._partition.bodies.stored
-        found = _Snapshot(SNAPSHOT_FORMAT if bodies else _PLAIN_FORMAT, states, bodies)
-        return msgspec.msgpack.encode(found)
+        dedup = self._partition.dedup.state(self._partition.high_watermark)
+        plain = not bodies and dedup is None
+        return msgspec.msgpack.encode(
+            _Snapshot(_PLAIN_FORMAT if plain else SNAPSHOT_FORMAT, states, bodies, dedup)
+        )
 
     # Following the control plane.
 

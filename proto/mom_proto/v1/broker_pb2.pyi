@@ -313,6 +313,8 @@ class ProduceResult(_message.Message):
     DURABILITY_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    DUPLICATE_PLACES_FIELD_NUMBER: _builtins.int
+    DUPLICATE_OFFSETS_FIELD_NUMBER: _builtins.int
     base_offset: _builtins.int
     """Offset of the first record."""
     epoch: _builtins.int
@@ -324,6 +326,16 @@ class ProduceResult(_message.Message):
     def error(self) -> _types_pb2.Error:
         """Set when the batch did not land."""
 
+    @_builtins.property
+    def duplicate_places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Records, by their place in the batch from 0, that were not stored: within the topic's dedup
+        window one with their dedup_id had landed ...
+        """
+
+    @_builtins.property
+    def duplicate_offsets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """... at these offsets, one for each. The others follow one another from base_offset on."""
+
     def __init__(
         self,
         *,
@@ -332,10 +344,12 @@ class ProduceResult(_message.Message):
         durability: _types_pb2.Durability.ValueType = ...,
         duplicate: _builtins.bool = ...,
         error: _types_pb2.Error | None = ...,
+        duplicate_places: _abc.Iterable[_builtins.int] | None = ...,
+        duplicate_offsets: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_offset", b"base_offset", "duplicate", b"duplicate", "durability", b"durability", "epoch", b"epoch", "error", b"error"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_offset", b"base_offset", "duplicate", b"duplicate", "duplicate_offsets", b"duplicate_offsets", "duplicate_places", b"duplicate_places", "durability", b"durability", "epoch", b"epoch", "error", b"error"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

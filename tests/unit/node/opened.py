@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mom_broker.node.cache import BatchCache
+from mom_broker.node.dedup import DedupBudget
 from mom_broker.node.ownership import OwnedPartition
 from mom_broker.node.partition import Partition, PendingBudget
 from mom_broker.node.queue import LeasedSlice, QueueReader
@@ -68,6 +69,7 @@ class Owner:
         self.config = config
         self.configs = subscriptions
         self.epoch = 0
+        self.dedup_budget = DedupBudget()
         self.owned: dict[PartitionId, OwnedPartition] = {}
         self.retention = Retention(self, store, clock)  # type: ignore[arg-type]  # has what it asks
 
@@ -81,6 +83,7 @@ class Owner:
     async def open(self) -> None:
         """Take the partition over from whoever had it."""
         self.epoch += 1
+        self.dedup_budget = DedupBudget()  # another node
         state = await self.store.claim(PARTITION, self.epoch)
         subscriptions = Subscriptions(
             now_ms=self.clock.now_ms,
@@ -96,6 +99,7 @@ class Owner:
             store=self.store,
             cache=BatchCache(4 << 20),
             budget=PendingBudget(),
+            dedup_budget=self.dedup_budget,
             on_lost=lambda *_: None,
             snapshot=subscriptions.snapshot,
         )
