@@ -29,6 +29,7 @@ from mom_client.routing import Routing, TopicRoute
 from mom_client.translation import DURABILITIES
 from mom_client.wire import error_from_proto
 from mom_core import limits
+from mom_core.batch import dedup_hash
 from mom_core.errors import (
     ErrorCode,
     InvalidArgumentError,
@@ -45,6 +46,8 @@ from mom_proto.v1 import broker_pb2, types_pb2
 
 _PRODUCE: Final = "/mom.v1.Broker/Produce"
 _COMMON_CONTENT_TYPES: Final = frozenset({None, TEXT, JSON, BINARY})
+# Characters that are within the limit however they are encoded.
+_SHORT_DEDUP_ID: Final = limits.DEDUP_ID_BYTES_MAX // 4
 # Messages that one caller adds before others get the loop.
 _ADDS_PER_TURN_MAX: Final = 1_000
 # Topics a producer keeps ready; those with nothing in flight make room.
@@ -82,32 +85,33 @@ class TopicPublisher:
 
     def add(self, message: Message, partition: int | None, sink: Sink, token: object) -> None:
         """Put a message into its lane. Raises MomError when it is not allowed."""
-        key = message.key
+        key, dedup_id = message.key, message.dedup_id
         if (
             message.headers
-            or message.priority
-            or message.deliver_at_ms
+            or not 0 <= message.priority <= 9
+            or not 0 <= message.deliver_at_ms <= limits.TIMESTAMP_MS_MAX
             or message.expires_at_ms
             or message.id is not None
-            or message.dedup_id is not None
+            or (dedup_id is not None and not 0 < len(dedup_id) <= _SHORT_DEDUP_ID)
             or message.content_type not in _COMMON_CONTENT_TYPES
             or len(message.value) > self._message_bytes_max
             or (key is not None and len(key) > limits.KEY_BYTES_MAX)
         ):
             check_message(message, self._message_bytes_max)
         key_hash = None if key is None else murmur2(key)
+        dedup = None if dedup_id is None else dedup_hash(dedup_id)
         if partition is not None:
             lane = self.lanes[self.route.check_partition(partition)]
-        elif key_hash is None and message.dedup_id is not None:
+        elif key_hash is None and dedup is not None:
             # The same id must meet the same owner.
-            lane = self.lanes[self._partitioner.of_hash(murmur2(message.dedup_id.encode()))]
+            lane = self.lanes[self._partitioner.of_hash(int.from_bytes(dedup[:4], "little"))]
         elif key_hash is None:
             lane = self._sticky
             if lane.building is None:
                 lane = self._rotate()
         else:
             lane = self.lanes[self._partitioner.of_hash(key_hash)]
-        self._producer.add(lane, message, key_hash, sink, token)
+        self._producer.add(lane, message, key_hash, dedup, sink, token)
 
     def _rotate(self) -> Lane:
         """The next lane in turn, passing by those that are in trouble if any is not."""
@@ -305,7 +309,13 @@ class Producer:
         return TopicPublisher(self, route, int(self._random.fraction() * len(route.owners)))
 
     def add(
-        self, lane: Lane, message: Message, key_hash: int | None, sink: Sink, token: object
+        self,
+        lane: Lane,
+        message: Message,
+        key_hash: int | None,
+        dedup: bytes | None,
+        sink: Sink,
+        token: object,
     ) -> None:
         """Append a message to a lane's open batch."""
         batch = lane.building
@@ -315,7 +325,7 @@ class Producer:
         if batch is None:
             batch = self._open(lane)
         builder = batch.builder
-        builder.add(message, key_hash)
+        builder.add(message, key_hash, dedup)
         size = builder.size_bytes
         self._in_flight_bytes += size - batch.size
         batch.size = size

@@ -132,8 +132,10 @@ class BatchBuilder:
         """Bytes of the records section so far."""
         return len(self._records)
 
-    def add(self, message: Message, key_hash: int | None) -> None:
-        """Append a message. ``key_hash`` is the 32-bit murmur2 of its key, None without a key."""
+    def add(self, message: Message, key_hash: int | None, dedup: bytes | None = None) -> None:
+        """Append a message. ``key_hash`` is the 32-bit murmur2 of its key, None without a key;
+        ``dedup`` the :func:`dedup_hash` of its dedup_id, if that was computed already.
+        """
         records = self._records
         _encoder.encode_into(message, records, -1)
         self._ends.append(len(records))
@@ -149,26 +151,30 @@ class BatchBuilder:
             or message.priority
             or message.dedup_id is not None
         ):
-            self._add_delivery_columns(message)
+            self._add_delivery_columns(message, dedup)
 
-    def _add_delivery_columns(self, message: Message) -> None:
+    def _add_delivery_columns(self, message: Message, dedup: bytes | None) -> None:
         missing = len(self._ends) - 1 - len(self._deliver)
         if missing:
             self._deliver.extend([0] * missing)
             self._expires.extend([0] * missing)
             self._priority.extend(bytes(missing))
             self._dedup.extend([NO_DEDUP] * missing)
-        self._deliver.append(message.deliver_at_ms)
-        self._expires.append(message.expires_at_ms)
+        deliver_at_ms, expires_at_ms = message.deliver_at_ms, message.expires_at_ms
+        self._deliver.append(deliver_at_ms)
+        self._expires.append(expires_at_ms)
         self._priority.append(message.priority)
-        self._columns |= COLUMN_DELIVER_AT if message.deliver_at_ms else 0
-        self._columns |= COLUMN_EXPIRES_AT if message.expires_at_ms else 0
-        self._columns |= COLUMN_PRIORITY if message.priority else 0
+        if deliver_at_ms:
+            self._columns |= COLUMN_DELIVER_AT
+        if expires_at_ms:
+            self._columns |= COLUMN_EXPIRES_AT
+        if message.priority:
+            self._columns |= COLUMN_PRIORITY
         if message.dedup_id is None:
             self._dedup.append(NO_DEDUP)
         else:
             self._columns |= COLUMN_DEDUP
-            self._dedup.append(dedup_hash(message.dedup_id))
+            self._dedup.append(dedup or dedup_hash(message.dedup_id))
 
     def build(
         self,

@@ -64,7 +64,8 @@ class DedupWindow:
     def duplicates(self, hashes: Sequence[bytes]) -> tuple[int, ...]:
         """The places in a new batch whose ids landed before, or stand before in the same batch."""
         given = set(hashes)
-        if len(given) == len(hashes) and given.isdisjoint(self._ids):
+        # By the view: a set would go through all of the dict.
+        if len(given) == len(hashes) and self._ids.keys().isdisjoint(given):
             return ()
         found: list[int] = []
         before: set[bytes] = set()
@@ -83,14 +84,14 @@ class DedupWindow:
 
         Returns how many ids are new.
         """
-        gone = frozenset(left_out)
-        stored = [one for place, one in enumerate(hashes) if place not in gone]
-        offsets = [base_offset + place for place, one in enumerate(stored) if one != NO_DEDUP]
-        if len(offsets) == len(stored):
-            return self.remember(
-                Landing(time_ms, range(base_offset, base_offset + len(stored)), stored)
-            )
-        return self.remember(Landing(time_ms, offsets, [one for one in stored if one != NO_DEDUP]))
+        stored = list(hashes)
+        for place in reversed(left_out):
+            del stored[place]
+        if NO_DEDUP not in stored:
+            offsets = range(base_offset, base_offset + len(stored))
+            return self.remember(Landing(time_ms, offsets, stored))
+        places = [base_offset + place for place, one in enumerate(stored) if one != NO_DEDUP]
+        return self.remember(Landing(time_ms, places, [one for one in stored if one != NO_DEDUP]))
 
     def remember(self, landing: Landing) -> int:
         """Take in a landing, later than all before. Returns how many ids are new."""
@@ -98,8 +99,10 @@ class DedupWindow:
             return 0
         known = len(self._ids)
         self.landings.append(landing)
-        for one in landing.hashes:
-            self._ids.setdefault(one, landing)
+        new = dict.fromkeys(landing.hashes, landing)
+        if not self._ids.keys().isdisjoint(new.keys()):
+            new |= {one: self._ids[one] for one in new if one in self._ids}
+        self._ids.update(new)
         return len(self._ids) - known
 
     def offset_of(self, one: bytes) -> int | None:

@@ -261,6 +261,8 @@ class Deduplicator:
             offset = heads[-1].end_offset
 
 
-def ids_among(hashes: list[bytes]) -> frozenset[bytes]:
+def ids_among(hashes: list[bytes]) -> set[bytes]:
     """The ids themselves."""
-    return frozenset(hashes) - {NO_DEDUP}
+    ids = set(hashes)
+    ids.discard(NO_DEDUP)
+    return ids

@@ -419,7 +419,7 @@ class Partition:
                 ids = ids_among(following.hashes)
                 if not seen.isdisjoint(ids):
                     break  # Whether it is a duplicate is known when the one before has landed.
-                seen |= ids
+                seen.update(ids)
             room -= len(following.data)
             taken.append(self._appends.popleft())
         return taken
