@@ -126,6 +126,13 @@ class Moved(msgspec.Struct, array_like=True, tag="move", frozen=True):
     available_at_ms: int
 
 
+class Cancelled(msgspec.Struct, array_like=True, tag="cancel", frozen=True):
+    """The waiting [first, end) are not delivered any more."""
+
+    first: int
+    end: int
+
+
 class Carried(msgspec.Struct, array_like=True, tag="carry", frozen=True):
     """The bodies of ranges are kept apart: the log need not hold them any more."""
 
@@ -133,7 +140,17 @@ class Carried(msgspec.Struct, array_like=True, tag="carry", frozen=True):
 
 
 Change = (
-    Leased | Extended | Settled | Returned | Died | DeadSent | Addressed | Skipped | Moved | Carried
+    Leased
+    | Extended
+    | Settled
+    | Returned
+    | Died
+    | DeadSent
+    | Addressed
+    | Skipped
+    | Moved
+    | Cancelled
+    | Carried
 )
 
 

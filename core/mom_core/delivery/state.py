@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -12,6 +13,7 @@ import msgspec
 from mom_core.delivery.arrivals import Run
 from mom_core.delivery.changes import (
     Addressed,
+    Cancelled,
     Carried,
     Change,
     DeadReason,
@@ -30,6 +32,7 @@ from mom_core.delivery.changes import (
 from mom_core.delivery.entries import Entry
 from mom_core.delivery.order import make_order
 from mom_core.delivery.policy import Policy
+from mom_core.delivery.waiting import WaitingResult, Wanted
 from mom_core.errors import ErrorCode, OverloadedError
 from mom_core.limits import LEASED_MESSAGES_MAX
 from mom_core.ranges import RangeSet
@@ -383,10 +386,61 @@ class Delivery:
         first = max(first, self.floor)
         return self._made(Skipped(first, end)) if first < end else []
 
-    def move(self, offset: int, available_at_ms: int) -> list[Change]:
-        """Let a message that waits be leased from another time on; empty when it does not wait."""
-        waits = any(entry.first <= offset < entry.end for entry in self._waiting.values())
-        return self._made(Moved(offset, offset + 1, available_at_ms)) if waits else []
+    def change_waiting(self, wanted: Sequence[Wanted]) -> tuple[list[WaitingResult], list[Change]]:
+        """Cancel messages that wait, or move them to another time; :meth:`advance` comes first.
+
+        A result for each; one that fails hurts no other.
+        """
+        results: dict[int, WaitingResult] = {}
+        changes: list[Change] = []
+        begins = self._begins_of(sorted({one.offset for one in wanted}))
+        cut_at: dict[int, int] = {}
+        order = sorted(range(len(wanted)), key=lambda place: wanted[place].offset)
+        for place in order:
+            one = wanted[place]
+            begin = begins.get(one.offset)
+            # What was cut out before has left the rest of its entry to begin behind it.
+            entry = self._waiting.get(one.offset)
+            if entry is None and begin is not None:
+                entry = self._waiting.get(cut_at.get(begin, begin))
+            if entry is None or not entry.first <= one.offset < entry.end:
+                results[place] = self._why_not_waiting(one.offset)
+                continue
+            change = _waiting_change(one, entry)
+            if change is None:
+                results[place] = WaitingResult.EXPIRES
+                continue
+            self._change_waiting(change, self._cut_waiting(entry, change.first, change.end))
+            cut_at[one.offset if begin is None else begin] = change.end
+            changes.append(change)
+            results[place] = WaitingResult.DONE
+        return [results[place] for place in range(len(wanted))], changes
+
+    def _begins_of(self, offsets: Sequence[int]) -> dict[int, int]:
+        """Where the waiting entries begin that hold these ascending offsets, in one pass."""
+        begins = {offset: offset for offset in offsets if offset in self._waiting}
+        if len(begins) < len(offsets):
+            for entry in self._waiting.values():
+                place = bisect_left(offsets, entry.first)
+                while place < len(offsets) and offsets[place] < entry.end:
+                    begins[offsets[place]] = entry.first
+                    place += 1
+        return begins
+
+    def _why_not_waiting(self, offset: int) -> WaitingResult:
+        if offset >= self.arrived:
+            return WaitingResult.UNKNOWN
+        if offset < self.floor or offset in self._settled:
+            return WaitingResult.SETTLED
+        dying = any(one.entry.first <= offset < one.entry.end for one in self._dead)
+        return WaitingResult.DEAD if dying else WaitingResult.LEASED
+
+    def _change_waiting(self, change: Moved | Cancelled, entry: Entry) -> None:
+        if isinstance(change, Cancelled):
+            self._done_with(entry)
+            return
+        entry.available_at_ms, entry.moved = change.available_at_ms, True
+        self._wait(entry)
 
     def carry(self, ranges: Sequence[tuple[int, int]]) -> list[Change]:
         """Note that the bodies of these ranges are kept apart from the log."""
@@ -532,10 +586,9 @@ class Delivery:
                 self._apply_dead_sent(number)
             case Skipped(first, end):
                 self._apply_skipped(first, end)
-            case Moved(first, end, available_at_ms):
-                for entry in self._take_waiting(first, end):
-                    entry.available_at_ms, entry.moved = available_at_ms, True
-                    self._wait(entry)
+            case Moved() | Cancelled():
+                for entry in self._take_waiting(change.first, change.end):
+                    self._change_waiting(change, entry)
             case Carried(ranges):
                 self._apply_carried(RangeSet(ranges))
 
@@ -786,6 +839,15 @@ class Delivery:
             if any(held.deadline_ms == deadline_ms for held in self._leases.get(lease_id, ())):
                 return
             heapq.heappop(self._deadlines)
+
+
+def _waiting_change(one: Wanted, entry: Entry) -> Moved | Cancelled | None:
+    """The change that is wanted; None when the message would expire before."""
+    if one.available_at_ms is None:
+        return Cancelled(one.offset, one.offset + 1)
+    if entry.expires_at_ms and entry.expires_at_ms <= one.available_at_ms:
+        return None
+    return Moved(one.offset, one.offset + 1, one.available_at_ms)
 
 
 def _join(ranges: list[LeasedRange], one: LeasedRange) -> None:
