@@ -24,6 +24,8 @@ COMMANDS = {
     "ack": LazyCommand("settle:ack", "Acknowledge received messages."),
     "nack": LazyCommand("settle:nack", "Give received messages back."),
     "extend": LazyCommand("settle:extend", "Lengthen the leases of received messages."),
+    "cancel": LazyCommand("reschedule:cancel", "Cancel messages that wait to be delivered."),
+    "reschedule": LazyCommand("reschedule:reschedule", "Move waiting messages to another time."),
     "cluster": LazyCommand("cluster:cluster", "Show nodes, partitions and the store."),
     "status": LazyCommand("status:status", "Show how a cluster on Kubernetes is."),
     "connect": LazyCommand("connect:connect", "Open a tunnel to a cluster on Kubernetes."),

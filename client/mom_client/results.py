@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from mom_core.ids import id_text, message_id
+from mom_core.positions import Position
 from mom_core.topics import TopicConfig
 
 _NO_ID: Final = bytes(16)
@@ -55,6 +56,11 @@ class Published(msgspec.Struct, frozen=True, gc=False):
         """The offset in the partition."""
         places = self.batch.places
         return self.batch.base_offset + self.index if places is None else places.offsets[self.index]
+
+    @property
+    def position(self) -> str:
+        """Partition and offset as text, such as ``0:42``: by it a message is cancelled or moved."""
+        return str(Position(self.partition, self.offset))
 
     @property
     def epoch(self) -> int:

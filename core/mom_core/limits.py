@@ -46,6 +46,8 @@ NODE_WAITERS_MAX: Final = 10_000
 
 RECEIVE_MESSAGES_MAX: Final = 10_000
 SETTLE_RANGES_MAX: Final = 10_000
+# Waiting messages that one call cancels or moves.
+RESCHEDULE_MESSAGES_MAX: Final = 1_000
 LEASE_MS_DEFAULT: Final = 30_000
 LEASE_MS_MIN: Final = 1_000
 LEASE_MS_MAX: Final = 12 * 3600 * 1000

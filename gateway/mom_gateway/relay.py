@@ -51,8 +51,9 @@ METHODS: Final = frozenset(
         *(
             _BROKER + name
             for name in (
-                "Produce", "Fetch", "Receive", "Settle", "Browse", "AcquirePartitions",
-                "CommitOffsets", "ReleasePartitions", "SeekSubscription", "DescribePartitions",
+                "Produce", "Fetch", "Receive", "Settle", "Reschedule", "Browse",
+                "AcquirePartitions", "CommitOffsets", "ReleasePartitions",
+                "SeekSubscription", "DescribePartitions",
             )
         ),
         *(

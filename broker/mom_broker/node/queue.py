@@ -24,6 +24,8 @@ from mom_core.delivery import (
     Run,
     SettleAction,
     SettleOutcome,
+    WaitingResult,
+    Wanted,
     runs_of_batch,
 )
 from mom_core.errors import MomError
@@ -298,6 +300,14 @@ class QueueReader:
         durable = self._journal(changes)
         self.wake()
         return outcomes, durable
+
+    async def change_waiting(self, wanted: Sequence[Wanted]) -> list[WaitingResult]:
+        """Cancel messages that wait, or move them to another time; durable on return."""
+        self._expire()
+        results, changes = self.delivery.change_waiting(wanted)
+        self.note(changes)
+        await self.durable()
+        return results
 
     def _expire(self) -> None:
         changes = self.delivery.advance(self._now_ms())

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from mom_broker.node.log_service import LogService
+from mom_broker.node.reschedule_service import RescheduleService
 from mom_broker.node.subscription_service import SubscriptionService
 from mom_broker.routing.watch import RoutingWatch
 from mom_broker.rpc.auth import Authenticator
@@ -32,11 +33,13 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         authenticator: Authenticator,
         logs: LogService,
         subscriptions: SubscriptionService,
+        reschedules: RescheduleService,
     ) -> None:
         self._node_id = node_id
         self._authenticator = authenticator
         self._logs = logs
         self._subscriptions = subscriptions
+        self._reschedules = reschedules
         self._watch = RoutingWatch(view)
 
     def stop(self) -> None:
@@ -91,6 +94,12 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
     ) -> broker_pb2.SettleResponse:
         """See the proto."""
         return await self._subscriptions.settle(self._who(context), request)
+
+    async def Reschedule(
+        self, request: broker_pb2.RescheduleRequest, context: Context
+    ) -> broker_pb2.RescheduleResponse:
+        """See the proto."""
+        return await self._reschedules.reschedule(self._who(context), request)
 
     async def Browse(
         self, request: broker_pb2.BrowseRequest, context: Context
