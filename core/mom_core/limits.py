@@ -152,8 +152,8 @@ DEDUP_WINDOW_MS_DEFAULT: Final = 5 * 60 * 1000
 DEDUP_WINDOW_MS_MAX: Final = 24 * 3600 * 1000
 DEDUP_IDS_MAX: Final = 1_000_000
 # Ids whose batches were trimmed before the window ended are kept beside the log in values of about
-# this size, so that there are few.
-DEDUP_SEGMENT_BYTES: Final = 256 * KIB
+# this size: large enough that there are few, small enough to write anew when some are added.
+DEDUP_SEGMENT_BYTES: Final = 16 * KIB
 
 # Bodies kept apart, so that one message that waits long does not hold the log behind it. Below so
 # many bytes of log it is not worth a write; and a carried body must free so many times what it

@@ -105,6 +105,7 @@ class Deduplicator:
         self._newest: list[Landing] = []
         """What the newest segment holds, if this owner made it."""
         self._newest_bytes = 0
+        self._closed = False
 
     @property
     def _before_ms(self) -> int:
@@ -148,16 +149,20 @@ class Deduplicator:
         self, time_ms: int, base_offset: int, hashes: list[bytes], left_out: tuple[int, ...]
     ) -> None:
         """Remember the ids of a batch that is durable."""
-        self._budget.ids += self.window.landed(time_ms, base_offset, hashes, left_out)
+        self._count(self.window.landed(time_ms, base_offset, hashes, left_out))
 
     def expire(self) -> None:
         """Forget what the window is over for."""
-        self._budget.ids -= self.window.expire(self._before_ms)
+        self._count(-self.window.expire(self._before_ms))
 
     def close(self) -> None:
-        """The ownership is over."""
-        self._budget.ids -= len(self.window)
-        self.window = DedupWindow()
+        """The ownership is over. What is under way may still be answered."""
+        self._count(-len(self.window))
+        self._closed = True
+
+    def _count(self, ids: int) -> None:
+        if not self._closed:
+            self._budget.ids += ids
 
     # Beside the log.
 
@@ -179,7 +184,8 @@ class Deduplicator:
         else:
             self._newest = []
             number += 1
-        self._newest += new
+        before_ms = self._before_ms
+        self._newest = [one for one in self._newest if one.time_ms >= before_ms] + new
         value = encode_landings(self._newest)
         self._newest_bytes = len(value)
         segment = Segment(number, new[-1].time_ms, new[-1].offsets[-1] + 1)
@@ -240,7 +246,7 @@ class Deduplicator:
             keys = list(map(_key, numbers[at : at + _SEGMENTS_PER_READ]))
             for value in await log.read_kept(keys):
                 for landing in decode_landings(value or b"\x90"):
-                    self._budget.ids += self.window.remember(landing)
+                    self._count(self.window.remember(landing))
         stored = self._segments[-1].end_offset if self._segments else 0
         recent = await log.offset_at(before_ms)
         await self._read_log(log, max(self._log_from, log.log_start, stored, recent))

@@ -36,7 +36,7 @@ from mom_core.errors import (
     StaleEpochError,
 )
 from mom_core.names import PartitionId
-from mom_core.ports import Clock, KeyWrite, Random, Store
+from mom_core.ports import Clock, KeyWrite, PartitionState, Random, Store
 
 _log = logging.getLogger(__name__)
 
@@ -244,6 +244,23 @@ class Ownership:
         loaded = await self._store.load(partition, epoch)
         if self.wanted_epoch(partition) != epoch:
             return
+        log, subscriptions = self._made(partition, state)
+        try:
+            await subscriptions.restore(
+                loaded, log, self._view.subscriptions.get(partition.topic_id, {})
+            )
+            if self.wanted_epoch(partition) != epoch:
+                return
+            subscriptions.follow(self._view.subscriptions.get(partition.topic_id, {}))
+            self.owned[partition] = OwnedPartition(log, subscriptions)
+        finally:
+            if partition not in self.owned:
+                log.dedup.close()
+        self._errors.pop(partition, None)
+
+    def _made(
+        self, partition: PartitionId, state: PartitionState
+    ) -> tuple[Partition, Subscriptions]:
         subscriptions = Subscriptions(
             now_ms=self._store.now_ms,
             clock=self._clock,
@@ -262,14 +279,7 @@ class Ownership:
             on_lost=self._on_lost,
             snapshot=subscriptions.snapshot,
         )
-        await subscriptions.restore(
-            loaded, log, self._view.subscriptions.get(partition.topic_id, {})
-        )
-        if self.wanted_epoch(partition) != epoch:
-            return
-        subscriptions.follow(self._view.subscriptions.get(partition.topic_id, {}))
-        self.owned[partition] = OwnedPartition(log, subscriptions)
-        self._errors.pop(partition, None)
+        return log, subscriptions
 
     async def _raise_epoch(self, partition: PartitionId, used_epoch: int) -> None:
         """Write the next epoch into our own assignment, unless it changed meanwhile."""

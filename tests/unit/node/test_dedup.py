@@ -10,7 +10,7 @@ from mom_broker.node.partition import Landed
 from mom_broker.storage.memory import MemoryStore
 from mom_core import batch, limits, topics
 from mom_core.delivery import SettleAction
-from mom_core.errors import ErrorCode, OverloadedError, ProducerError, StoreError
+from mom_core.errors import ErrorCode, OverloadedError, ProducerError, RoutingError, StoreError
 from mom_core.message import Message
 from mom_core.ports import Commit, CommitResult
 from mom_core.topics import TopicKind
@@ -209,3 +209,18 @@ async def test_what_a_full_store_refused_is_no_duplicate_later() -> None:
         await send(owner, "a")
     assert (await send(owner, "a")).left_out == ()
     assert await stored(owner) == ["a"]
+
+
+async def test_an_ownership_that_ends_under_way_answers_and_keeps_no_room() -> None:
+    owner = await opened()
+    await send(owner, "a")
+    commit = owner.store.commit
+
+    async def end_meanwhile(wanted: Commit) -> CommitResult:
+        owner.log.lose(RoutingError("moved"))
+        return await commit(wanted)
+
+    owner.store.commit = end_meanwhile  # type: ignore[method-assign]
+    landed = await send(owner, "b", "a")
+    assert (landed.base_offset, landed.left_out) == (1, ((1, 0),))
+    assert owner.dedup_budget.ids == 0
