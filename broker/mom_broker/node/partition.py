@@ -16,6 +16,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from mom_broker.node.bodies import (
@@ -124,6 +125,8 @@ class _PendingKeep(NamedTuple):
     entry: bytes
     makes_room: bool
     done: asyncio.Future[None]
+    on_kept: Callable[[], None]
+    """Called as soon as it is durable, before anything else is committed."""
 
     @property
     def size_bytes(self) -> int:
@@ -234,7 +237,12 @@ class Partition:
     # Beside the log.
 
     def keep(
-        self, values: Mapping[str, bytes | None], entry: bytes, *, makes_room: bool = False
+        self,
+        values: Mapping[str, bytes | None],
+        entry: bytes,
+        *,
+        makes_room: bool = False,
+        on_kept: Callable[[], None] = lambda: None,
     ) -> asyncio.Future[None]:
         """Keep values beside the log, or remove them, with a journal entry in the same commit.
 
@@ -244,7 +252,7 @@ class Partition:
         self._check_owned()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_retrieve)
-        self._keeps.append(_PendingKeep(values, entry, makes_room, done))
+        self._keeps.append(_PendingKeep(values, entry, makes_room, done, on_kept))
         self._commit_soon()
         return done
 
@@ -260,8 +268,8 @@ class Partition:
             for (offset, value), time_ms in zip(values.items(), append_times_ms, strict=True)
         ]
         keyed = {body_key(offset): value for offset, value in values.items()}
-        await asyncio.shield(self.keep(keyed, kept_entry(bodies)))
-        self.bodies.add(bodies)
+        on_kept = partial(self.bodies.add, bodies)
+        await asyncio.shield(self.keep(keyed, kept_entry(bodies), on_kept=on_kept))
 
     async def keep_ids(self, below: int) -> None:
         """Keep the dedup ids of the log below an offset, which is about to be trimmed."""
@@ -359,8 +367,8 @@ class Partition:
         self._journal, self._journalled = [], None
         snapshot = None
         wanted = self._snapshot_wanted or self.journal_bytes + len(journal) > JOURNAL_BYTES_MAX
-        # What is kept is known only when it is: a snapshot of now would leave it out.
-        if wanted and not any(one.size_bytes for one in keeps):
+        # What is being kept is not known yet: a snapshot of now would leave it out.
+        if wanted and not self._keeps and not any(one.size_bytes for one in keeps):
             snapshot, self._snapshot_wanted = self._snapshot(), False
             if self._snapshotted is not None:
                 waiting.append(self._snapshotted)
@@ -380,6 +388,8 @@ class Partition:
                 self.dedup.let_go(hashes)
         written = len(journal) + sum(len(one.entry) for one in keeps)
         self.journal_bytes = 0 if snapshot is not None else self.journal_bytes + written
+        for one in keeps:
+            one.on_kept()
         for future in (*waiting, *_futures(keeps)):
             if not future.done():
                 future.set_result(None)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import Any
+
+import pytest
 
 from mom_broker.node.bodies import body_key
 from mom_broker.storage.memory import MemoryStore
 from mom_core import limits, topics
 from mom_core.delivery import SettleAction
-from mom_core.errors import StoreError
+from mom_core.errors import OverloadedError, StoreError
 from mom_core.message import Message
 from mom_core.topics import SubscriptionConfig, TopicKind
 from unit.node.opened import PARTITION, HandClock, Owner, topic_config, values
@@ -182,6 +185,11 @@ async def test_a_topics_retention_takes_no_delayed_message() -> None:
     assert values(got) == [b"later", b"new"]
     await owner.settle(got, SettleAction.ACK, "mail")
     assert await kept(owner, 1) == [True]
+    # What one is done with the other still needs, also for the next owner.
+    await owner.open()
+    await owner.publish([Message(b"newer")])
+    await owner.settle(await owner.receive("mail"), SettleAction.ACK, "mail")
+    assert await kept(owner, 1) == [True]
     owner.reader("bill")._expire()
     got = await owner.receive("bill")
     assert b"later" in values(got)
@@ -255,3 +263,43 @@ async def test_a_trim_by_time_takes_carried_bodies_of_a_queue() -> None:
     await owner.sweep()
     assert await kept(owner, offset) == [False]
     assert owner.log.bodies.bytes == 0
+
+
+async def test_retention_that_leaves_nothing_leaves_the_delayed() -> None:
+    clock = HandClock()
+    config = topic_config(TopicKind.TOPIC, retention_ms=60_000)
+    owner = Owner(MemoryStore(clock), clock, config, {"mail": subscription("mail")})
+    await owner.open()
+    later = clock.now_ms() + DAY_MS
+    await owner.publish([Message(b"ready"), Message(b"later", deliver_at_ms=later)])
+    clock.time_ms += 61_000
+    await owner.sweep()
+    assert owner.log.size_bytes == 0
+    await owner.open()
+    assert await owner.receive("mail") == []
+    clock.time_ms = later
+    assert values(await owner.receive("mail")) == [b"later"]
+
+
+async def test_a_snapshot_at_the_same_time_leaves_no_body_out() -> None:
+    owner = queue()
+    await owner.open()
+    offset = await owner.publish([Message(b"x")])
+    keeping = asyncio.create_task(owner.log.keep_bodies({offset: bytes(100)}, [1]))
+    await asyncio.gather(keeping, owner.log.write_snapshot())
+    # The next owner knows of it, and drops it, since nobody came to need it.
+    await owner.open()
+    assert await kept(owner, offset) == [False]
+
+
+async def test_carried_bodies_count_for_a_queues_bound() -> None:
+    owner = queue(retention_bytes=6_000_000)
+    await owner.open()
+    later = owner.clock.now_ms() + DAY_MS
+    await owner.publish([Message(bytes(900_000), deliver_at_ms=later)])
+    await pass_by(owner, 11)
+    await owner.sweep()
+    assert owner.log.size_bytes == 0
+    with pytest.raises(OverloadedError, match="holds 900"):
+        await owner.publish([Message(bytes(870_000))] * 6)
+    await owner.publish([Message(bytes(820_000))] * 6)
