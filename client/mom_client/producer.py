@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import struct
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -46,6 +47,8 @@ from mom_proto.v1 import broker_pb2, types_pb2
 
 _PRODUCE: Final = "/mom.v1.Broker/Produce"
 _COMMON_CONTENT_TYPES: Final = frozenset({None, TEXT, JSON, BINARY})
+# Of an id's digest, what chooses the partition.
+_WORD: Final = struct.Struct("<I")
 # Characters that are within the limit however they are encoded.
 _SHORT_DEDUP_ID: Final = limits.DEDUP_ID_BYTES_MAX // 4
 # Messages that one caller adds before others get the loop.
@@ -104,7 +107,7 @@ class TopicPublisher:
             lane = self.lanes[self.route.check_partition(partition)]
         elif key_hash is None and dedup is not None:
             # The same id must meet the same owner.
-            lane = self.lanes[self._partitioner.of_hash(int.from_bytes(dedup[:4], "little"))]
+            lane = self.lanes[self._partitioner.of_hash(_WORD.unpack_from(dedup)[0])]
         elif key_hash is None:
             lane = self._sticky
             if lane.building is None:

@@ -72,6 +72,8 @@ _COLUMNS_KNOWN: Final = 31
 NO_DEDUP: Final = bytes(16)
 """What the dedup column has for a message without a dedup_id."""
 
+_EMPTY_DEDUP: Final = blake2b(digest_size=16)
+
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(list[Message])
 _record_decoder: Final = msgspec.msgpack.Decoder(Message)
@@ -241,7 +243,10 @@ def _assemble(
 
 def dedup_hash(dedup_id: str) -> bytes:
     """The 16 bytes by which a dedup_id is remembered."""
-    return blake2b(dedup_id.encode(), digest_size=16).digest()
+    # A copy of an empty one takes less than half the time of a new one.
+    digest = _EMPTY_DEDUP.copy()
+    digest.update(dedup_id.encode())
+    return digest.digest()
 
 
 def parse_header(data: bytes) -> BatchHeader:

@@ -9,13 +9,28 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from mom_core.batch import NO_DEDUP
 
 _HASH_BYTES: Final = 16
+
+
+class BatchIds(NamedTuple):
+    """The dedup ids of a batch."""
+
+    hashes: list[bytes]
+    """Of each message; zeros for one without."""
+    distinct: frozenset[bytes]
+    """The ids themselves."""
+
+
+def ids_of(hashes: list[bytes]) -> BatchIds:
+    """The ids of a batch by its column."""
+    distinct = frozenset(hashes)
+    return BatchIds(hashes, distinct - {NO_DEDUP} if NO_DEDUP in distinct else distinct)
 
 
 class Landing(msgspec.Struct):
@@ -61,11 +76,11 @@ class DedupWindow:
                     del self._ids[one]
         return known - len(self._ids)
 
-    def duplicates(self, hashes: Sequence[bytes]) -> tuple[int, ...]:
+    def duplicates(self, ids: BatchIds) -> tuple[int, ...]:
         """The places in a new batch whose ids landed before, or stand before in the same batch."""
-        given = set(hashes)
+        hashes, distinct = ids
         # By the view: a set would go through all of the dict.
-        if len(given) == len(hashes) and self._ids.keys().isdisjoint(given):
+        if len(distinct) == len(hashes) and self._ids.keys().isdisjoint(distinct):
             return ()
         found: list[int] = []
         before: set[bytes] = set()
@@ -99,10 +114,8 @@ class DedupWindow:
             return 0
         known = len(self._ids)
         self.landings.append(landing)
-        new = dict.fromkeys(landing.hashes, landing)
-        if not self._ids.keys().isdisjoint(new.keys()):
-            new |= {one: self._ids[one] for one in new if one in self._ids}
-        self._ids.update(new)
+        # The last one counts, where the window was shorter once: it is remembered longest.
+        self._ids.update(dict.fromkeys(landing.hashes, landing))
         return len(self._ids) - known
 
     def offset_of(self, one: bytes) -> int | None:

@@ -17,8 +17,15 @@ import msgspec
 
 from mom_broker.node.journal import Entry, EntryKind, encode_entry
 from mom_core import batch as codec
-from mom_core.batch import COLUMN_DEDUP, COLUMNS_BYTES_PER_RECORD_MAX, NO_DEDUP, BatchHeader
-from mom_core.dedup import DedupWindow, Landing, decode_landings, encode_landings
+from mom_core.batch import COLUMN_DEDUP, COLUMNS_BYTES_PER_RECORD_MAX, BatchHeader
+from mom_core.dedup import (
+    BatchIds,
+    DedupWindow,
+    Landing,
+    decode_landings,
+    encode_landings,
+    ids_of,
+)
 from mom_core.errors import OverloadedError
 from mom_core.limits import DEDUP_IDS_MAX, DEDUP_SEGMENT_BYTES
 from mom_core.ports import BatchHead
@@ -113,7 +120,7 @@ class Deduplicator:
 
     # Batches that come.
 
-    def take_in(self, header: BatchHeader, data: bytes) -> list[bytes] | None:
+    def take_in(self, header: BatchHeader, data: bytes) -> BatchIds | None:
         """The ids of a new batch; None when it has none, or the topic looks at none.
 
         Raises OverloadedError when the node remembers too many; :meth:`let_go` gives their room
@@ -132,11 +139,11 @@ class Deduplicator:
                 retry_after_ms=1_000,
             )
         self._budget.ids += header.count
-        return codec.dedup_hashes(header, data)
+        return ids_of(codec.dedup_hashes(header, data))
 
-    def let_go(self, hashes: list[bytes]) -> None:
+    def let_go(self, ids: BatchIds) -> None:
         """A batch that was taken in is over: it landed, or it did not."""
-        self._budget.ids -= len(hashes)
+        self._budget.ids -= len(ids.hashes)
 
     def first_ids(self, next_offset: int) -> bytes:
         """The journal's entry that ids are in the log from here on; empty if it is known."""
@@ -265,10 +272,3 @@ class Deduplicator:
             if not heads:
                 return
             offset = heads[-1].end_offset
-
-
-def ids_among(hashes: list[bytes]) -> set[bytes]:
-    """The ids themselves."""
-    ids = set(hashes)
-    ids.discard(NO_DEDUP)
-    return ids

@@ -28,9 +28,10 @@ from mom_broker.node.bodies import (
     kept_entry,
 )
 from mom_broker.node.cache import BatchCache, Tail
-from mom_broker.node.dedup import DedupBudget, Deduplicator, ids_among
+from mom_broker.node.dedup import DedupBudget, Deduplicator
 from mom_broker.node.signal import Signal
 from mom_core import batch as codec
+from mom_core.dedup import BatchIds
 from mom_core.delivery.carrying import lowest
 from mom_core.errors import (
     ErrorCode,
@@ -108,8 +109,8 @@ class _PendingAppend(NamedTuple):
     data: bytes
     header: codec.BatchHeader
     landed: asyncio.Future[Landed]
-    hashes: list[bytes] | None
-    """Of the dedup ids of all its messages; None: it has none."""
+    ids: BatchIds | None
+    """The dedup ids of all its messages; None: it has none."""
     left_out: tuple[int, ...] = ()
     """Places that :attr:`data` does not have, since their ids had landed before."""
 
@@ -202,9 +203,9 @@ class Partition:
         header = codec.verify(data)
         self._check_sizes(header, data)
         self._check_room(len(data))
-        hashes = self.dedup.take_in(header, data)
+        ids = self.dedup.take_in(header, data)
         landed: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
-        self._appends.append(_PendingAppend(data, header, landed, hashes))
+        self._appends.append(_PendingAppend(data, header, landed, ids))
         self._pending_bytes += len(data)
         self._budget.bytes += len(data)
         self._commit_soon()
@@ -357,7 +358,7 @@ class Partition:
         appends = self._take_appends()
         # Counted now: those that a full store refuses are taken out of the list.
         size = sum(len(one.data) for one in appends)
-        taken_in = [one.hashes for one in appends if one.hashes is not None]
+        taken_in = [one.ids for one in appends if one.ids is not None]
         seen = self._left_out(appends)
         keeps = self._take_keeps()
         journal = b"".join((*self._journal, seen))
@@ -384,8 +385,8 @@ class Partition:
         finally:
             self._pending_bytes -= size
             self._budget.bytes -= size
-            for hashes in taken_in:
-                self.dedup.let_go(hashes)
+            for ids in taken_in:
+                self.dedup.let_go(ids)
         written = len(journal) + sum(len(one.entry) for one in keeps)
         self.journal_bytes = 0 if snapshot is not None else self.journal_bytes + written
         for one in keeps:
@@ -398,12 +399,12 @@ class Partition:
 
     def _left_out(self, appends: list[_PendingAppend]) -> bytes:
         """Leave out what landed before under the same dedup ids; the journal's entry of it."""
-        if all(one.hashes is None for one in appends):
+        if all(one.ids is None for one in appends):
             return b""
         self.dedup.expire()
         for place, one in enumerate(appends):
-            if one.hashes is not None:
-                appends[place] = _without(one, self.dedup.window.duplicates(one.hashes))
+            if one.ids is not None:
+                appends[place] = _without(one, self.dedup.window.duplicates(one.ids))
         return self.dedup.first_ids(self.high_watermark)
 
     def _take_keeps(self) -> list[_PendingKeep]:
@@ -420,16 +421,15 @@ class Partition:
     def _take_appends(self) -> list[_PendingAppend]:
         taken: list[_PendingAppend] = []
         room = COMMIT_BYTES_MAX
-        seen: set[bytes] = set()
+        seen: list[frozenset[bytes]] = []
         while self._appends and len(taken) < COMMIT_BATCHES_MAX:
             following = self._appends[0]
             if taken and len(following.data) > room:
                 break
-            if following.hashes is not None:
-                ids = ids_among(following.hashes)
-                if not seen.isdisjoint(ids):
+            if following.ids is not None:
+                if any(not following.ids.distinct.isdisjoint(one) for one in seen):
                     break  # Whether it is a duplicate is known when the one before has landed.
-                seen.update(ids)
+                seen.append(following.ids.distinct)
             room -= len(following.data)
             taken.append(self._appends.popleft())
         return taken
@@ -476,9 +476,9 @@ class Partition:
     def _landed(self, appends: list[_PendingAppend], result: CommitResult) -> None:
         arrived: list[Arrived] = []
         for one, appended in zip(appends, result.appended, strict=True):
-            if appended.outcome is AppendOutcome.APPENDED and one.hashes is not None:
+            if appended.outcome is AppendOutcome.APPENDED and one.ids is not None:
                 self.dedup.landed(
-                    self._last_append_time_ms, appended.base_offset, one.hashes, one.left_out
+                    self._last_append_time_ms, appended.base_offset, one.ids.hashes, one.left_out
                 )
             if appended.outcome is AppendOutcome.APPENDED and one.records:
                 arrived.append(
@@ -501,12 +501,12 @@ class Partition:
 
     def _duplicates(self, one: _PendingAppend, appended: Appended) -> tuple[tuple[int, int], ...]:
         """The messages of a batch that were left out of it, with the offsets of the first ones."""
-        if one.hashes is None or appended.base_offset < 0:
+        if one.ids is None or appended.base_offset < 0:
             return ()
         window = self.dedup.window
         if appended.outcome is AppendOutcome.DUPLICATE:
-            return tuple(window.duplicates_of_landed(appended.base_offset, one.hashes))
-        firsts = ((place, window.offset_of(one.hashes[place])) for place in one.left_out)
+            return tuple(window.duplicates_of_landed(appended.base_offset, one.ids.hashes))
+        firsts = ((place, window.offset_of(one.ids.hashes[place])) for place in one.left_out)
         return tuple((place, offset) for place, offset in firsts if offset is not None)
 
     def lose(self, error: MomError) -> None:
@@ -517,7 +517,8 @@ class Partition:
         appends, self._appends = list(self._appends), deque()
         self._budget.bytes -= sum(len(one.data) for one in appends)
         for one in appends:
-            self.dedup.let_go(one.hashes or [])
+            if one.ids is not None:
+                self.dedup.let_go(one.ids)
         self.dedup.close()
         waiting = [one for one in (self._journalled, self._snapshotted) if one is not None]
         self._journal, self._journalled, self._snapshotted = [], None, None

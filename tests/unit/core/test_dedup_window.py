@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mom_core import batch
 from mom_core.batch import NO_DEDUP, dedup_hash
-from mom_core.dedup import DedupWindow, decode_landings, encode_landings
+from mom_core.dedup import DedupWindow, decode_landings, encode_landings, ids_of
 from mom_core.message import Message
 
 IDS = st.lists(st.none() | st.sampled_from("abcdef"), min_size=1, max_size=8)
@@ -26,7 +26,7 @@ def test_only_the_first_within_the_window_is_stored(history: list[tuple[list, in
         now_ms += elapsed_ms
         window.expire(now_ms - 100)
         live = {one: offset for one, offset, at_ms in stored if at_ms >= now_ms - 100}
-        left_out = window.duplicates(hashes(ids))
+        left_out = window.duplicates(ids_of(hashes(ids)))
         expected = [
             place
             for place, one in enumerate(ids)
