@@ -160,8 +160,9 @@ DEDUP_SEGMENT_BYTES: Final = 16 * KIB
 # takes.
 CARRY_LOG_BYTES_MIN: Final = 4 * MIB
 CARRY_SHARE: Final = 8
-# One pass, which ends with a snapshot; and one write of it, of the size of a usual commit.
-CARRY_MESSAGES_MAX: Final = 10_000
+# One pass, which reads a batch for each message at worst and ends with a snapshot; and one write of
+# it, of the size of a usual commit.
+CARRY_MESSAGES_MAX: Final = 2_000
 CARRY_BYTES_MAX: Final = 1 * MIB
 # Of one partition. A node remembers about 400 bytes for each; beyond it the log waits.
 KEPT_BODIES_MAX: Final = 100_000
