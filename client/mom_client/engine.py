@@ -20,6 +20,7 @@ from mom_client.options import EngineOptions
 from mom_client.producer import Producer
 from mom_client.queues import Queues
 from mom_client.reader import Reader
+from mom_client.rescheduling import Rescheduler
 from mom_client.results import (
     DeadLetterPage,
     Fetched,
@@ -74,6 +75,7 @@ class Engine:
         self._reader = Reader(caller)
         self._queues = Queues(caller)
         self._administration = Administration(caller, self._queues)
+        self._rescheduler = Rescheduler(caller)
         self._groups = Groups(caller)
 
     # Life.
@@ -224,6 +226,15 @@ class Engine:
         A range whose owner could not be reached in time has a failure for all of it.
         """
         return await self._queues.settle(topic, subscription, ranges)
+
+    async def reschedule(
+        self, topic: str, subscription: str, items: Sequence[broker_pb2.RescheduleItem]
+    ) -> list[MomError | None]:
+        """Cancel messages that wait, or move them to another time; a result for each, in order.
+
+        None is success, and durable.
+        """
+        return await self._rescheduler.reschedule(topic, subscription, items)
 
     async def browse(
         self,

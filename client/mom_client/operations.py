@@ -48,6 +48,9 @@ class Wishes(TypedDict, total=False):
     """Seconds after which it is not delivered any more."""
     expires_at_ms: int
     """The same as a time, milliseconds since the Unix epoch."""
+    dedup_id: str
+    """A second message with it is answered as a duplicate, and not stored, within the topic's
+    dedup_window_ms. Without a key it also chooses the partition."""
 
 
 def make_message(
@@ -85,9 +88,11 @@ def _wish(
     deliver_at_ms: int = 0,
     ttl: float = 0,
     expires_at_ms: int = 0,
+    dedup_id: str | None = None,
 ) -> None:
     now_ms = time.time_ns() // 1_000_000
     message.priority = priority
+    message.dedup_id = dedup_id
     message.deliver_at_ms = _moment(deliver_at_ms, delay, ("deliver_at_ms", "delay"), now_ms)
     message.expires_at_ms = _moment(expires_at_ms, ttl, ("expires_at_ms", "ttl"), now_ms)
 

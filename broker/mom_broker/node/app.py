@@ -19,6 +19,7 @@ from mom_broker.node.operations import Operations
 from mom_broker.node.ownership import Ownership
 from mom_broker.node.placed import PlacedPartitions
 from mom_broker.node.registration import Registration
+from mom_broker.node.reschedule_service import RescheduleService
 from mom_broker.node.retention import Retention
 from mom_broker.node.service import BrokerService
 from mom_broker.node.settings import NodeSettings
@@ -87,6 +88,7 @@ class Node:
             SubscriptionService(placed, self._room, metrics, store),
             AdministrationService(placed, self.operations, store),
             Totals(self._view, self.ownership, store),
+            RescheduleService(placed),
         )
         broker_pb2_grpc.add_BrokerServicer_to_server(self._service, self._server.grpc)
         self._retention = Retention(self.ownership, AckedFloors(placed), store, clock)

@@ -12,6 +12,7 @@ import grpc
 
 from mom_broker.node.administration_service import AdministrationService
 from mom_broker.node.log_service import LogService
+from mom_broker.node.reschedule_service import RescheduleService
 from mom_broker.node.subscription_service import SubscriptionService
 from mom_broker.node.totals import Totals
 from mom_broker.routing.watch import RoutingWatch
@@ -36,6 +37,7 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         subscriptions: SubscriptionService,
         administration: AdministrationService,
         totals: Totals,
+        reschedules: RescheduleService,
     ) -> None:
         self._node_id = node_id
         self._authenticator = authenticator
@@ -43,6 +45,7 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         self._subscriptions = subscriptions
         self._administration = administration
         self._totals = totals
+        self._reschedules = reschedules
         self._watch = RoutingWatch(view)
 
     def stop(self) -> None:
@@ -97,6 +100,12 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
     ) -> broker_pb2.SettleResponse:
         """See the proto."""
         return await self._subscriptions.settle(self._who(context), request)
+
+    async def Reschedule(
+        self, request: broker_pb2.RescheduleRequest, context: Context
+    ) -> broker_pb2.RescheduleResponse:
+        """See the proto."""
+        return await self._reschedules.reschedule(self._who(context), request)
 
     async def Browse(
         self, request: broker_pb2.BrowseRequest, context: Context
