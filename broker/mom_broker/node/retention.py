@@ -80,7 +80,7 @@ class Retention:
         if reader is None or self._sweeps % CARRY_EVERY_SWEEPS:
             return
         for _ in range(CARRY_PASSES_MAX):
-            if owned.log.lost is not None or not await carry_of_queue(owned.log, reader):
+            if owned.log.lost is not None or not await carry_of_queue(owned.log, [reader]):
                 return
             await self._trim_queue(owned)
 

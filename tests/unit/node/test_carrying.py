@@ -126,19 +126,19 @@ async def test_thousands_are_carried_in_steps_and_come_in_order() -> None:
     owner = queue()
     await owner.open()
     later = owner.clock.now_ms() + DAY_MS
-    for number in range(0, 2_500, 10):
+    for number in range(0, 4_000, 10):
         await owner.publish(
             [Message(b"%d" % (number + one), deliver_at_ms=later + one % 3) for one in range(10)]
         )
         await owner.publish(BATCH[:1_000])
         await drain(owner)
     await owner.sweep()
-    assert len(owner.log.bodies) == 2_500
+    assert len(owner.log.bodies) == 4_000
     assert owner.log.size_bytes == 0
     await owner.open()
     owner.clock.time_ms = later + 10
     got = await owner.receive()
-    assert values(got) == [b"%d" % number for number in range(2_500)]
+    assert values(got) == [b"%d" % number for number in range(4_000)]
     await owner.settle(got, SettleAction.ACK)
     assert len(owner.log.bodies) == 0
     assert not any(await kept(owner, *(one.base_offset for one in got)))
