@@ -1,0 +1,228 @@
+"""ReceiveStream: a worker says what it can take, and the node leases it that much as it comes.
+
+A stream with credit stands in the same line as receives that wait, so that a message goes to
+whoever waits longest. It leases when it is woken and not before: credit of one, over any number of
+partitions, leases one. Where several streams wait, one takes no more than its share of what is
+ready.
+
+Credit that finds nothing waits (``keep_credit``), or lapses at once: that is for workers with
+streams to several nodes, which give credit only to a node that says it has messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from mom_broker.node.placed import PlacedPartitions, Remote
+from mom_broker.node.queue import Promise, QueueReader
+from mom_broker.node.signal import Signal, WaitingRoom
+from mom_broker.node.subscription_service import SubscriptionService, checked_lease_ms
+from mom_core.access import Identity
+from mom_core.errors import ErrorCode, InvalidArgumentError, MomError
+from mom_core.limits import FETCH_BYTES_MAX, RECEIVE_MESSAGES_MAX, WAIT_MS_MAX
+from mom_core.topics import SubscriptionMode
+from mom_proto.v1 import broker_pb2
+
+CREDIT_BYTES_MAX: Final = 1 << 30
+_MOVED: Final = (ErrorCode.NOT_OWNER, ErrorCode.STALE_EPOCH)
+
+
+class _Credit:
+    """What the worker can still take."""
+
+    def __init__(self, first: broker_pb2.ReceiveStreamRequest) -> None:
+        self.messages = 0
+        self.bytes = 0
+        self.changed = Signal()
+        self.ended = False
+        """The worker has said that it wants nothing more."""
+        self._add(first)
+
+    @property
+    def some(self) -> bool:
+        return self.messages > 0 and self.bytes > 0 and not self.ended
+
+    async def follow(self, requests: AsyncIterator[broker_pb2.ReceiveStreamRequest]) -> None:
+        try:
+            async for request in requests:
+                self._add(request)
+                self.changed.wake_all()
+        finally:
+            self.ended = True
+            self.changed.wake_all()
+
+    def _add(self, request: broker_pb2.ReceiveStreamRequest) -> None:
+        self.messages = min(self.messages + request.credit_messages, RECEIVE_MESSAGES_MAX)
+        self.bytes = min(self.bytes + request.credit_bytes, CREDIT_BYTES_MAX)
+
+    def spend(self, response: broker_pb2.ReceiveStreamResponse) -> None:
+        for one in response.batches:
+            self.messages -= int.from_bytes(one.batch[12:16], "little")
+            self.bytes -= len(one.batch)
+
+    def lapse(self) -> None:
+        self.messages = self.bytes = 0
+
+
+class ReceiveStreams:
+    """Serves the streams of all workers."""
+
+    def __init__(
+        self,
+        subscriptions: SubscriptionService,
+        partitions: PlacedPartitions,
+        room: WaitingRoom,
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._partitions = partitions
+        self._room = room
+
+    async def receive(
+        self, identity: Identity, requests: AsyncIterator[broker_pb2.ReceiveStreamRequest]
+    ) -> AsyncIterator[broker_pb2.ReceiveStreamResponse]:
+        """Lease and send for as long as the worker stays and this node owns a partition.
+
+        Raises RoutingError when it owns none (any more), NotFoundError, InvalidArgumentError.
+        """
+        first = await anext(aiter(requests), None)
+        if first is None or not first.HasField("start"):
+            raise InvalidArgumentError(
+                "the first message of ReceiveStream must say what to receive", field="start"
+            )
+        stream = _Stream(self._subscriptions, self._partitions, self._room, identity, first)
+        follow = asyncio.create_task(stream.credit.follow(requests))
+        try:
+            while (response := await stream.next()) is not None:
+                yield response
+        finally:
+            follow.cancel()
+            stream.leave()
+
+
+class _Stream:
+    """One worker's stream to this node."""
+
+    def __init__(
+        self,
+        subscriptions: SubscriptionService,
+        partitions: PlacedPartitions,
+        room: WaitingRoom,
+        identity: Identity,
+        first: broker_pb2.ReceiveStreamRequest,
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._partitions = partitions
+        self._room = room
+        self._identity = identity
+        self._start = first.start
+        self.credit = _Credit(first)
+        self._at: list[QueueReader] = []
+        self._turn: int | None = None
+        self._told = False
+        """The worker knows that something is ready."""
+        self._promise: Promise | None = None
+
+    async def next(self) -> broker_pb2.ReceiveStreamResponse | None:
+        """What to send next; None at the end."""
+        while not (self.credit.ended or self._room.closed):
+            readers = await self._readers()
+            try:
+                response = await self._look(readers)
+            except MomError as error:
+                if error.code in _MOVED:
+                    continue  # Of a partition that is no longer here: look what else is.
+                raise
+            if response is not None:
+                if response.batches:
+                    self._turn = None
+                return response
+            await self._wait(readers)
+        return None
+
+    async def _readers(self) -> list[QueueReader]:
+        topic, subscription = await self._subscriptions.subscription(
+            self._identity, self._start.topic_id, self._start.subscription, SubscriptionMode.QUEUE
+        )
+        self._lease_ms = checked_lease_ms(self._start.lease_ms or subscription.queue.lease_ms)
+        request = broker_pb2.ReceiveRequest(topic_id=self._start.topic_id, forwarded=True)
+        readers = await self._subscriptions.readers(topic, subscription.name, request)
+        assert not isinstance(readers, Remote), "a forwarded call is never placed elsewhere"
+        self._move_to(readers)
+        return readers
+
+    async def _look(
+        self, readers: Sequence[QueueReader]
+    ) -> broker_pb2.ReceiveStreamResponse | None:
+        """Lease what there is, or tell of it; None: there is nothing to say."""
+        if self.credit.some:
+            slices = await self._subscriptions.lease(
+                readers,
+                min(self.credit.messages, _share(readers)),
+                min(self.credit.bytes, FETCH_BYTES_MAX),
+                self._lease_ms,
+                is_new=self._turn is None,
+            )
+            if not slices and self._start.keep_credit:
+                return None
+            leased = self._subscriptions.leased(
+                self._start.topic_id, slices, readers, self._lease_ms
+            )
+            response = broker_pb2.ReceiveStreamResponse(
+                batches=leased.batches, more_ready=leased.more_ready
+            )
+            self._end_promise()
+            self.credit.spend(response)
+            if not self._start.keep_credit and not (leased.more_ready and self.credit.some):
+                self.credit.lapse()
+                response.credit_lapsed = True
+            self._told = leased.more_ready
+            return response
+        if self._start.keep_credit or self._told:
+            return None
+        ready = next((one for one in readers if one.has_more_ready()), None)
+        if ready is None:
+            return None
+        self._told = True
+        self._promise = ready.tell()
+        for one in readers:  # It takes nothing yet, so whoever waits behind it must look too.
+            one.wake()
+        return broker_pb2.ReceiveStreamResponse(more_ready=True)
+
+    def _end_promise(self) -> None:
+        if self._promise is not None:
+            self._promise.end()
+            self._promise = None
+
+    async def _wait(self, readers: Sequence[QueueReader]) -> None:
+        """Wait for messages, if any are wanted, for credit, and for partitions to come or go."""
+        signals = [self.credit.changed, self._partitions.ownership.changed]
+        if self.credit.some or not (self._start.keep_credit or self._told):
+            signals += [one.ready for one in readers]
+            for one in readers:
+                one.arm()
+            self._turn = self._turn or self._room.turn()
+        await self._room.wait(signals, WAIT_MS_MAX, self._turn)
+
+    def _move_to(self, readers: Sequence[QueueReader]) -> None:
+        for one in self._at:
+            one.streams -= 1
+        self._at = list(readers)
+        for one in self._at:
+            one.streams += 1
+
+    def leave(self) -> None:
+        """The stream is over. What was sent stays leased until it is settled."""
+        self._end_promise()
+        readers = self._at
+        self._move_to(())
+        for one in readers:  # It may have been woken for what others wait for.
+            one.wake()
+
+
+def _share(readers: Sequence[QueueReader]) -> int:
+    """A fair part of what is ready for one of those who wait for it."""
+    ready = sum(one.ready_at_most() for one in readers)
+    waiting = max(len(one.ready) for one in readers)
+    return max(1, -(-ready // (1 + waiting)))
