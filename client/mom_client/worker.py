@@ -71,6 +71,9 @@ class QueueWorker:
         self._engine = engine
         self._at_once_max = at_once_max
         self._lease_ms = lease_ms
+        self._streams = engine.lease_streams(
+            topic, subscription, messages_max=at_once_max, lease_ms=lease_ms
+        )
         self._leases: set[HeldLease] = set()
         self._settles: list[broker_pb2.SettleRange] = []
         self._to_settle = asyncio.Event()
@@ -96,6 +99,25 @@ class QueueWorker:
         left = [lease for lease in self._leases if not lease.begun]
         if left:
             return left
+        leases = await self._pushed(wait_ms)
+        if leases is None:
+            leases = await self._polled(wait_ms)
+        self._leases.update(leases)
+        self._to_renew.set()
+        return leases
+
+    async def _pushed(self, wait_ms: int | None) -> list[HeldLease] | None:
+        """What owners pushed; None while not all of them can be reached directly."""
+        try:
+            async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
+                arrived = await self._streams.take()
+        except TimeoutError:
+            return []
+        if arrived is None:
+            return None
+        return [HeldLease(self, one.batch, one.leased_ms) for one in arrived]
+
+    async def _polled(self, wait_ms: int | None) -> list[HeldLease]:
         while True:
             sent_ms = self._now_ms()
             try:
@@ -116,28 +138,31 @@ class QueueWorker:
         # A request may have waited before its messages were leased: counting from when it was sent
         # only renews earlier.
         leases = [HeldLease(self, one, sent_ms) for one in batches]
-        self._leases.update(leases)
-        self._to_renew.set()
+        self._streams.hold(sum(one.end - one.first for one in leases))
         return leases
 
     def settle(self, lease: HeldLease, offset: int, action: int, delay_ms: int = 0) -> None:
         """Settle one message in the background."""
         if offset in lease.gone:
             return
-        lease.gone.add(offset, offset + 1)
+        self._let_go(lease, offset, offset + 1)
         self._queue(lease, offset, offset + 1, action, delay_ms)
+
+    def _let_go(self, lease: HeldLease, first: int, end: int) -> None:
+        """These are settled, or lost."""
+        left = sum(high - low for low, high, gone in lease.gone.split(first, end) if not gone)
+        lease.gone.add(first, end)
         if not lease.open_ranges():
             self._leases.discard(lease)
+        self._streams.settled(left)
 
     def give_back(self, lease: HeldLease, first: int) -> None:
         """Release what is left of a lease from ``first`` on."""
         for start, end in lease.open_ranges():
             if end > first:
                 start = max(start, first)
-                lease.gone.add(start, end)
+                self._let_go(lease, start, end)
                 self._queue(lease, start, end, RELEASE)
-        if not lease.open_ranges():
-            self._leases.discard(lease)
 
     def is_held(self, lease: HeldLease, offset: int) -> bool:
         """Whether a message is still this worker's, as far as is known."""
@@ -167,6 +192,7 @@ class QueueWorker:
 
     async def close(self) -> None:
         """Settle what is due and give back the rest unhandled."""
+        await self._return_unasked()
         for lease in self._leases:
             for first, end in lease.open_ranges():
                 self._queue(lease, first, end, RELEASE)
@@ -177,6 +203,12 @@ class QueueWorker:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _return_unasked(self) -> None:
+        """Take no more, and give back what nobody asked for yet."""
+        for one in await self._streams.pause():
+            lease = HeldLease(self, one.batch, one.leased_ms)
+            self._queue(lease, lease.first, lease.end, RELEASE)
 
     async def _keep_settling(self) -> None:
         while True:
@@ -243,9 +275,7 @@ class QueueWorker:
                 end = failure.first_offset + failure.count
                 if failure.error.code == TimedOutError.code.value:
                     continue
-                lease.gone.add(failure.first_offset, end)
-                if not lease.open_ranges():
-                    self._leases.discard(lease)
+                self._let_go(lease, failure.first_offset, end)
 
 
 def _range(

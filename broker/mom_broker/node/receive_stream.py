@@ -21,12 +21,16 @@ from mom_broker.node.signal import Signal, WaitingRoom
 from mom_broker.node.subscription_service import SubscriptionService, checked_lease_ms
 from mom_core.access import Identity
 from mom_core.errors import ErrorCode, InvalidArgumentError, MomError
-from mom_core.limits import FETCH_BYTES_MAX, RECEIVE_MESSAGES_MAX, WAIT_MS_MAX
+from mom_core.limits import FETCH_BYTES_DEFAULT, RECEIVE_MESSAGES_MAX, WAIT_MS_MAX
 from mom_core.topics import SubscriptionMode
 from mom_proto.v1 import broker_pb2
 
 CREDIT_BYTES_MAX: Final = 1 << 30
+# Leases on their way to the store at a time, of one stream: enough to keep a worker busy meanwhile.
+_LEASES_UNDER_WAY_MAX: Final = 4
 _MOVED: Final = (ErrorCode.NOT_OWNER, ErrorCode.STALE_EPOCH)
+
+_Response = asyncio.Future[broker_pb2.ReceiveStreamResponse | None]
 
 
 class _Credit:
@@ -57,10 +61,10 @@ class _Credit:
         self.messages = min(self.messages + request.credit_messages, RECEIVE_MESSAGES_MAX)
         self.bytes = min(self.bytes + request.credit_bytes, CREDIT_BYTES_MAX)
 
-    def spend(self, response: broker_pb2.ReceiveStreamResponse) -> None:
-        for one in response.batches:
-            self.messages -= int.from_bytes(one.batch[12:16], "little")
-            self.bytes -= len(one.batch)
+    def spend(self, messages: int, size_bytes: int) -> None:
+        """Less is left. The first message of an answer may be larger than what was."""
+        self.messages -= messages
+        self.bytes -= size_bytes
 
     def lapse(self) -> None:
         self.messages = self.bytes = 0
@@ -92,13 +96,17 @@ class ReceiveStreams:
                 "the first message of ReceiveStream must say what to receive", field="start"
             )
         stream = _Stream(self._subscriptions, self._partitions, self._room, identity, first)
-        follow = asyncio.create_task(stream.credit.follow(requests))
+        tasks = [
+            asyncio.create_task(stream.credit.follow(requests), name="credit"),
+            asyncio.create_task(stream.lease(), name="leases"),
+        ]
         try:
             while (response := await stream.next()) is not None:
                 yield response
         finally:
-            follow.cancel()
-            stream.leave()
+            for task in tasks:
+                task.cancel()
+            await stream.leave()
 
 
 class _Stream:
@@ -123,23 +131,33 @@ class _Stream:
         self._told = False
         """The worker knows that something is ready."""
         self._promise: Promise | None = None
+        self._responses: asyncio.Queue[_Response | None] = asyncio.Queue(_LEASES_UNDER_WAY_MAX)
+        """In order; None is the end."""
 
     async def next(self) -> broker_pb2.ReceiveStreamResponse | None:
-        """What to send next; None at the end."""
-        while not (self.credit.ended or self._room.closed):
-            readers = await self._readers()
-            try:
-                response = await self._look(readers)
-            except MomError as error:
-                if error.code in _MOVED:
-                    continue  # Of a partition that is no longer here: look what else is.
-                raise
-            if response is not None:
-                if response.batches:
-                    self._turn = None
-                return response
-            await self._wait(readers)
+        """What to send next; None at the end. Raises what ended the stream."""
+        while (response := await self._responses.get()) is not None:
+            sent = await response
+            if sent is not None:
+                return sent
         return None
+
+    async def lease(self) -> None:
+        """Lease for as long as the worker wants and has credit.
+
+        The next lease is made while the one before is on its way to the store.
+        """
+        try:
+            while not (self.credit.ended or self._room.closed):
+                readers = await self._readers()
+                response = await self._look(readers)
+                if response is not None:
+                    await self._responses.put(response)
+                else:
+                    await self._wait(readers)
+            await self._responses.put(None)
+        except MomError as error:
+            await self._responses.put(_failed(error))
 
     async def _readers(self) -> list[QueueReader]:
         topic, subscription = await self._subscriptions.subscription(
@@ -152,33 +170,16 @@ class _Stream:
         self._move_to(readers)
         return readers
 
-    async def _look(
-        self, readers: Sequence[QueueReader]
-    ) -> broker_pb2.ReceiveStreamResponse | None:
+    async def _look(self, readers: Sequence[QueueReader]) -> _Response | None:
         """Lease what there is, or tell of it; None: there is nothing to say."""
         if self.credit.some:
-            slices = await self._subscriptions.lease(
-                readers,
-                min(self.credit.messages, _share(readers)),
-                min(self.credit.bytes, FETCH_BYTES_MAX),
-                self._lease_ms,
-                is_new=self._turn is None,
-            )
-            if not slices and self._start.keep_credit:
-                return None
-            leased = self._subscriptions.leased(
-                self._start.topic_id, slices, readers, self._lease_ms
-            )
-            response = broker_pb2.ReceiveStreamResponse(
-                batches=leased.batches, more_ready=leased.more_ready
-            )
-            self._end_promise()
-            self.credit.spend(response)
-            if not self._start.keep_credit and not (leased.more_ready and self.credit.some):
-                self.credit.lapse()
-                response.credit_lapsed = True
-            self._told = leased.more_ready
-            return response
+            is_new = self._turn is None
+            if any(one.has_more_ready() if is_new else one.has_ready() for one in readers):
+                leasing = self._lease_some(readers, is_new=is_new)
+                if not self._start.keep_credit:
+                    await asyncio.wait((leasing,))
+                return leasing
+            return None if self._start.keep_credit else self._lapsed()
         if self._start.keep_credit or self._told:
             return None
         ready = next((one for one in readers if one.has_more_ready()), None)
@@ -188,7 +189,49 @@ class _Stream:
         self._promise = ready.tell()
         for one in readers:  # It takes nothing yet, so whoever waits behind it must look too.
             one.wake()
-        return broker_pb2.ReceiveStreamResponse(more_ready=True)
+        return _said(broker_pb2.ReceiveStreamResponse(more_ready=True))
+
+    def _lease_some(self, readers: Sequence[QueueReader], *, is_new: bool) -> _Response:
+        """Begin a lease; its credit is spent at once, and what it did not use is given back."""
+        messages = min(self.credit.messages, _share(readers))
+        bytes_max = min(self.credit.bytes, FETCH_BYTES_DEFAULT)
+        self.credit.spend(messages, bytes_max)
+        self._turn = None
+        return asyncio.create_task(
+            self._leased(readers, messages, bytes_max, is_new), name="streamed lease"
+        )
+
+    async def _leased(
+        self, readers: Sequence[QueueReader], messages: int, bytes_max: int, is_new: bool
+    ) -> broker_pb2.ReceiveStreamResponse | None:
+        try:
+            slices = await self._subscriptions.lease(
+                readers, messages, bytes_max, self._lease_ms, is_new=is_new
+            )
+        except MomError as error:
+            if error.code not in _MOVED:
+                raise
+            slices = []  # Of a partition that is no longer here.
+        leased = self._subscriptions.leased(self._start.topic_id, slices, readers, self._lease_ms)
+        response = broker_pb2.ReceiveStreamResponse(
+            batches=leased.batches, more_ready=leased.more_ready
+        )
+        used = sum(int.from_bytes(one.data[12:16], "little") for one in slices)
+        self.credit.spend(used - messages, sum(len(one.data) for one in slices) - bytes_max)
+        self._end_promise()
+        self._told = leased.more_ready
+        if self._start.keep_credit:
+            self.credit.changed.wake_all()
+            return response if slices else None
+        self.credit.lapse()
+        response.credit_lapsed = True
+        return response
+
+    def _lapsed(self) -> _Response:
+        self._end_promise()
+        self._told = False
+        self.credit.lapse()
+        return _said(broker_pb2.ReceiveStreamResponse(credit_lapsed=True))
 
     def _end_promise(self) -> None:
         if self._promise is not None:
@@ -212,13 +255,35 @@ class _Stream:
         for one in self._at:
             one.streams += 1
 
-    def leave(self) -> None:
+    async def leave(self) -> None:
         """The stream is over. What was sent stays leased until it is settled."""
+        await self._drop_what_was_not_sent()
         self._end_promise()
         readers = self._at
         self._move_to(())
         for one in readers:  # It may have been woken for what others wait for.
             one.wake()
+
+    async def _drop_what_was_not_sent(self) -> None:
+        left: list[_Response] = []
+        while not self._responses.empty():
+            response = self._responses.get_nowait()
+            if response is not None:
+                response.cancel()
+                left.append(response)
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+def _said(response: broker_pb2.ReceiveStreamResponse) -> _Response:
+    future: _Response = asyncio.get_running_loop().create_future()
+    future.set_result(response)
+    return future
+
+
+def _failed(error: MomError) -> _Response:
+    future: _Response = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
 
 
 def _share(readers: Sequence[QueueReader]) -> int:
