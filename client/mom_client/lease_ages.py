@@ -25,12 +25,10 @@ class LeaseAges:
         """How long ago a lease was made: ``leased_at_ms`` is by the store's clock, ``now_ms`` by
         one of ours that never goes back."""
         difference = now_ms - leased_at_ms
-        if now_ms - self._since_ms >= WINDOW_MS:
+        if self._least is None or now_ms - self._since_ms >= WINDOW_MS:
             self._since_ms = now_ms
-            if self._least is not None:
-                self._least_before = self._least
+            self._least_before = self._least
             self._least = difference
-        assert self._least is not None, "the first difference begins a window"
         self._least = min(self._least, difference)
         before = self._least if self._least_before is None else self._least_before
         return difference - min(self._least, before)

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from mom_client.addresses import is_gateway
@@ -49,11 +48,19 @@ class ArrivedLease(NamedTuple):
 
 
 class LeaseStreams:
-    """All streams of one worker. Nothing happens before the first :meth:`take`."""
+    """All streams of one worker. Nothing happens before the first :meth:`wait`."""
 
     def __init__(
-        self, caller: Caller, topic: str, subscription: str, *, messages_max: int, lease_ms: int
+        self,
+        caller: Caller,
+        topic: str,
+        subscription: str,
+        *,
+        messages_max: int,
+        lease_ms: int,
+        accept: Callable[[ArrivedLease], None],
     ) -> None:
+        """``accept`` is given what comes, also what was on its way when this was stopped."""
         self._caller = caller
         self._topic = topic
         self.subscription = subscription
@@ -63,8 +70,9 @@ class LeaseStreams:
         self._held = 0
         """Messages that came and are not settled."""
         self._giving = False
-        self._arrived: deque[ArrivedLease] = deque()
-        self._arrived_bytes = 0
+        self._accept = accept
+        self._waiting_bytes = 0
+        """Of what came and was not taken up."""
         self._streams: dict[str, _NodeStream] = {}
         self._ending: set[_NodeStream] = set()
         self._ages = LeaseAges()
@@ -77,27 +85,26 @@ class LeaseStreams:
         self._look = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
 
-    async def take(self) -> list[ArrivedLease] | None:
-        """What has come, waiting for it; None while not every owner can be reached directly.
+    async def wait(self) -> bool:
+        """Wait until something has come; False: not every owner can be reached directly now.
 
         Raises the MomError that another try would not mend.
         """
         if self._following is None:
+            self._error = None
             self._following = asyncio.get_running_loop().create_task(self._follow())
             self._caller.routing.on_change.append(self._look.set)
-        while True:
-            if self._arrived:
-                taken = list(self._arrived)
-                self._arrived.clear()
-                self._arrived_bytes = 0
-                self.give_credit()
-                return taken
-            if self._error is not None:
-                raise self._error
-            if self._indirect:
-                return None
+        if not self._indirect:
             self._news.clear()
             await self._news.wait()
+        if self._error is not None:
+            raise self._error
+        return not self._indirect
+
+    def took_up(self) -> None:
+        """All that came is in the worker's hands: there is room for more bytes."""
+        self._waiting_bytes = 0
+        self.give_credit()
 
     def hold(self, messages: int) -> None:
         """The worker leased messages in another way."""
@@ -114,21 +121,17 @@ class LeaseStreams:
         self._giving = False
         self.give_credit()
 
-    async def pause(self) -> list[ArrivedLease]:
-        """End the streams until the next :meth:`take`; what came and was not taken."""
+    def stop(self) -> None:
+        """Want nothing more until the next :meth:`wait`. What is on its way still comes."""
         following, self._following = self._following, None
-        if following is None:
-            return []
-        self._caller.routing.on_change.remove(self._look.set)
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
-        self._adjust(())
-        await asyncio.gather(*(one.ended() for one in self._ending))
-        left = list(self._arrived)
-        self._arrived.clear()
-        self._arrived_bytes = 0
-        self._error = None
-        return left
+        if following is not None:
+            self._caller.routing.on_change.remove(self._look.set)
+            following.cancel()
+            self._adjust(())
+
+    async def ended(self) -> None:
+        """After :meth:`stop`: wait until nothing more can come, for a bounded time."""
+        await asyncio.gather(*(one.ended() for one in tuple(self._ending)))
 
     # Following the owners.
 
@@ -154,11 +157,12 @@ class LeaseStreams:
                 if not errors:
                     backoff.reset()
         except MomError as error:
-            self._error = error
-            self._following = None
-            self._caller.routing.on_change.remove(self._look.set)
-            self._adjust(())
-            self._news.set()
+            self._fail(error)
+
+    def _fail(self, error: MomError) -> None:
+        self.stop()
+        self._error = error
+        self._news.set()
 
     def _check(self, route: TopicRoute) -> None:
         if route.subscription(self.subscription).mode is not SubscriptionMode.QUEUE:
@@ -205,12 +209,12 @@ class LeaseStreams:
             if age_ms >= batch.lease_ms:
                 continue
             one = ArrivedLease(batch, now_ms - age_ms)
-            self._arrived.append(one)
-            self._arrived_bytes += len(batch.batch)
+            self._waiting_bytes += len(batch.batch)
             self._held += one.messages
+            self._accept(one)
         self._news.set()
 
-    def ended(self, stream: _NodeStream, error: MomError | None) -> None:
+    def stream_ended(self, stream: _NodeStream, error: MomError | None) -> None:
         """A stream is over; None: as both sides wished, or the node stops."""
         self._ending.discard(stream)
         if self._streams.get(stream.address) is not stream:
@@ -220,8 +224,8 @@ class LeaseStreams:
         if error is not None and error.code is ErrorCode.METHOD_NOT_ALLOWED:
             self._refused = True
         elif error is not None and not error.retriable:
-            self._error = error
-            self._news.set()
+            self._fail(error)
+            return
         if isinstance(error, UnavailableError):
             self._caller.routing.mark_unreachable(stream.address)
         self._stream_errors.append(error or UnavailableError(f"{stream.address} ended the stream"))
@@ -235,7 +239,7 @@ class LeaseStreams:
         granted = sum(one.messages for one in (*streams, *self._ending))
         granted_bytes = sum(one.bytes for one in (*streams, *self._ending))
         messages = self._messages_max - self._held - granted
-        room_bytes = STREAM_CREDIT_BYTES - self._arrived_bytes - granted_bytes
+        room_bytes = STREAM_CREDIT_BYTES - self._waiting_bytes - granted_bytes
         if not streams or room_bytes <= 0 or self._following is None:
             return
         if len(streams) == 1 and streams[0].keeps_credit:
@@ -311,7 +315,7 @@ class _NodeStream:
                 writing.cancel()
                 await asyncio.gather(writing, return_exceptions=True)
             self.messages = self.bytes = 0
-            self._streams.ended(self, error)
+            self._streams.stream_ended(self, error)
 
     async def _write(self, call: GrpcStream) -> None:
         with contextlib.suppress(MomError):  # It shows in what is received.

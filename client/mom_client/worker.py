@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from mom_client.lease_streams import ArrivedLease
 from mom_client.received import ReceivedMessage, messages_of_lease
 from mom_core.errors import MomError, TimedOutError
 from mom_core.limits import LEASE_MS_DEFAULT, WAIT_MS_MAX
@@ -72,8 +73,15 @@ class QueueWorker:
         self._at_once_max = at_once_max
         self._lease_ms = lease_ms
         self._streams = engine.lease_streams(
-            topic, subscription, messages_max=at_once_max, lease_ms=lease_ms
+            topic,
+            subscription,
+            messages_max=at_once_max,
+            lease_ms=lease_ms,
+            accept=self._accept,
         )
+        self._asked = False
+        """Whether somebody wants the next messages, or works on the last ones."""
+        self._not_begun: list[HeldLease] = []
         self._leases: set[HeldLease] = set()
         self._settles: list[broker_pb2.SettleRange] = []
         self._to_settle = asyncio.Event()
@@ -96,26 +104,38 @@ class QueueWorker:
 
         What an earlier call leased for a caller that was cancelled meanwhile comes first.
         """
-        left = [lease for lease in self._leases if not lease.begun]
-        if left:
-            return left
-        leases = await self._pushed(wait_ms)
-        if leases is None:
-            leases = await self._polled(wait_ms)
-        self._leases.update(leases)
-        self._to_renew.set()
-        return leases
-
-    async def _pushed(self, wait_ms: int | None) -> list[HeldLease] | None:
-        """What owners pushed; None while not all of them can be reached directly."""
+        self._asked = True
         try:
             async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
-                arrived = await self._streams.take()
+                while not (found := self._found()):
+                    if not await self._streams.wait():
+                        return await self._polled(wait_ms)
         except TimeoutError:
             return []
-        if arrived is None:
-            return None
-        return [HeldLease(self, one.batch, one.leased_ms) for one in arrived]
+        self._streams.took_up()
+        return found
+
+    def _found(self) -> list[HeldLease]:
+        """What is leased and not begun, in the order in which it came."""
+        self._not_begun = [one for one in self._not_begun if one in self._leases and not one.begun]
+        return list(self._not_begun)
+
+    def _accept(self, arrived: ArrivedLease) -> None:
+        """An owner pushed messages."""
+        lease = HeldLease(self, arrived.batch, arrived.leased_ms)
+        self._leases.add(lease)
+        self._not_begun.append(lease)
+        if self._asked:
+            self._to_renew.set()
+        else:
+            self.give_back(lease, lease.first)
+
+    def leave(self) -> None:
+        """Nobody asks for more now: give back what was not begun, until the next call of next."""
+        self._asked = False
+        self._streams.stop()
+        for lease in self._found():
+            self.give_back(lease, lease.first)
 
     async def _polled(self, wait_ms: int | None) -> list[HeldLease]:
         while True:
@@ -139,6 +159,9 @@ class QueueWorker:
         # only renews earlier.
         leases = [HeldLease(self, one, sent_ms) for one in batches]
         self._streams.hold(sum(one.end - one.first for one in leases))
+        self._leases.update(leases)
+        self._not_begun += leases
+        self._to_renew.set()
         return leases
 
     def settle(self, lease: HeldLease, offset: int, action: int, delay_ms: int = 0) -> None:
@@ -192,7 +215,8 @@ class QueueWorker:
 
     async def close(self) -> None:
         """Settle what is due and give back the rest unhandled."""
-        await self._return_unasked()
+        self.leave()
+        await self._streams.ended()
         for lease in self._leases:
             for first, end in lease.open_ranges():
                 self._queue(lease, first, end, RELEASE)
@@ -203,12 +227,6 @@ class QueueWorker:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _return_unasked(self) -> None:
-        """Take no more, and give back what nobody asked for yet."""
-        for one in await self._streams.pause():
-            lease = HeldLease(self, one.batch, one.leased_ms)
-            self._queue(lease, lease.first, lease.end, RELEASE)
 
     async def _keep_settling(self) -> None:
         while True:

@@ -199,8 +199,13 @@ class QueueReader:
                 return
 
     def has_more_ready(self) -> bool:
-        """Whether a receive now would get something that nobody was woken for before it."""
+        """Whether a receive now would get something that nobody was woken for or told of."""
         return self.ready_at_most() > self.ready.promised and self.has_ready()
+
+    def has_ready_for_newcomers(self) -> bool:
+        """Whether there is something for one who stands behind all that wait."""
+        ahead = self.ready.promised + len(self.ready)
+        return self.ready_at_most() > ahead and self.has_ready()
 
     def has_ready(self) -> bool:
         """Whether a receive now would get something."""
@@ -211,6 +216,11 @@ class QueueReader:
         """A quick upper bound of what a receive now would get."""
         ready, allowed = self.delivery.ready_at_most(), self.rate.allows
         return ready if allowed is None else min(ready, allowed)
+
+    @property
+    def partition_index(self) -> int:
+        """Which partition of its topic."""
+        return self._partition.id.index
 
     @property
     def workers(self) -> int:
@@ -263,8 +273,8 @@ class QueueReader:
         self.wake()
         self.arm()
 
-    async def receive(self, messages_max: int, bytes_max: int, lease_ms: int) -> list[LeasedSlice]:
-        """Lease what is ready, up to the bounds; empty when nothing is. Durable on return.
+    def lease(self, messages_max: int, lease_ms: int) -> Leased | None:
+        """Lease what is ready; None when nothing is. :meth:`slices` gives the messages.
 
         Raises OverloadedError when too many are leased, or what ended the ownership.
         """
@@ -278,10 +288,20 @@ class QueueReader:
             now_ms=self._now_ms(),
         )
         if leased is None:
-            return []
+            return None
         self.rate.take(sum(one.end - one.first for one in leased.ranges))
         self._watchdog.progress()
-        durable = self._journal([leased])
+        self._journal([leased])
+        self.wake()  # What is left is for the next in line.
+        return leased
+
+    async def slices(self, leased: Leased, bytes_max: int) -> list[LeasedSlice]:
+        """The messages of a lease that fit, durably leased; the others wait again.
+
+        Raises what ended the ownership.
+        """
+        durable = self._journalled
+        assert durable is not None, "a lease is journalled"
         try:
             slices, rest = await self._bodies(leased, bytes_max)
             self._release(leased.lease_id, rest)
@@ -292,6 +312,11 @@ class QueueReader:
             raise
         self.wake()
         return slices
+
+    def take_back(self, one: LeasedSlice) -> None:
+        """What was leased was never sent."""
+        count = codec.parse_header(one.data).count
+        self._release(one.lease_id, [(one.base_offset, one.base_offset + count)])
 
     async def _bodies(
         self, leased: Leased, bytes_max: int

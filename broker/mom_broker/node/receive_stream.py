@@ -12,11 +12,11 @@ streams to several nodes, which give credit only to a node that says it has mess
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, Final, NamedTuple
 
 from mom_broker.node.placed import PlacedPartitions, Remote
-from mom_broker.node.queue import Promise, QueueReader
+from mom_broker.node.queue import LeasedSlice, Promise, QueueReader
 from mom_broker.node.signal import Signal, WaitingRoom
 from mom_broker.node.subscription_service import SubscriptionService, checked_lease_ms
 from mom_core.access import Identity
@@ -30,7 +30,15 @@ CREDIT_BYTES_MAX: Final = 1 << 30
 _LEASES_UNDER_WAY_MAX: Final = 4
 _MOVED: Final = (ErrorCode.NOT_OWNER, ErrorCode.STALE_EPOCH)
 
-_Response = asyncio.Future[broker_pb2.ReceiveStreamResponse | None]
+
+class _Sending(NamedTuple):
+    """What is to be sent."""
+
+    response: broker_pb2.ReceiveStreamResponse
+    slices: Sequence[LeasedSlice]
+
+
+_Response = asyncio.Future[_Sending]
 
 
 class _Credit:
@@ -106,7 +114,7 @@ class ReceiveStreams:
         finally:
             for task in tasks:
                 task.cancel()
-            await stream.leave()
+            stream.leave()
 
 
 class _Stream:
@@ -127,6 +135,9 @@ class _Stream:
         self._start = first.start
         self.credit = _Credit(first)
         self._at: list[QueueReader] = []
+        self._leased_at: list[QueueReader] = []
+        self._current: _Response | None = None
+        """What the sender waits for."""
         self._turn: int | None = None
         self._told = False
         """The worker knows that something is ready."""
@@ -137,9 +148,11 @@ class _Stream:
     async def next(self) -> broker_pb2.ReceiveStreamResponse | None:
         """What to send next; None at the end. Raises what ended the stream."""
         while (response := await self._responses.get()) is not None:
-            sent = await response
-            if sent is not None:
-                return sent
+            self._current = response
+            sending = await asyncio.shield(response)
+            self._current = None
+            if sending.slices or not self._start.keep_credit:
+                return sending.response
         return None
 
     async def lease(self) -> None:
@@ -173,13 +186,13 @@ class _Stream:
     async def _look(self, readers: Sequence[QueueReader]) -> _Response | None:
         """Lease what there is, or tell of it; None: there is nothing to say."""
         if self.credit.some:
-            is_new = self._turn is None
-            if any(one.has_more_ready() if is_new else one.has_ready() for one in readers):
-                leasing = self._lease_some(readers, is_new=is_new)
-                if not self._start.keep_credit:
-                    await asyncio.wait((leasing,))
+            leasing = self._lease_some(readers)
+            if self._start.keep_credit:
                 return leasing
-            return None if self._start.keep_credit else self._lapsed()
+            if leasing is None:
+                return self._lapsed()
+            await asyncio.wait((leasing,))
+            return leasing
         if self._start.keep_credit or self._told:
             return None
         ready = next((one for one in readers if one.has_more_ready()), None)
@@ -191,44 +204,56 @@ class _Stream:
             one.wake()
         return _said(broker_pb2.ReceiveStreamResponse(more_ready=True))
 
-    def _lease_some(self, readers: Sequence[QueueReader], *, is_new: bool) -> _Response:
+    def _lease_some(self, readers: Sequence[QueueReader]) -> _Response | None:
         """Begin a lease; its credit is spent at once, and what it did not use is given back."""
+        if self._turn is None and any(len(one.ready) for one in readers):
+            return None  # Others wait: this one goes to the end of their line.
+        self._end_promise()
         messages = min(self.credit.messages, _share(readers))
         bytes_max = min(self.credit.bytes, FETCH_BYTES_DEFAULT)
-        self.credit.spend(messages, bytes_max)
+        try:
+            leasing = self._subscriptions.lease(
+                readers, messages, bytes_max, self._lease_ms, is_new=self._turn is None
+            )
+        except MomError as error:
+            if error.code in _MOVED:
+                return None  # Ownership has changed, which wakes this.
+            raise
+        if leasing is None:
+            return None
         self._turn = None
+        self.credit.spend(messages, bytes_max)
         return asyncio.create_task(
-            self._leased(readers, messages, bytes_max, is_new), name="streamed lease"
+            self._leased(readers, leasing, messages, bytes_max), name="streamed lease"
         )
 
     async def _leased(
-        self, readers: Sequence[QueueReader], messages: int, bytes_max: int, is_new: bool
-    ) -> broker_pb2.ReceiveStreamResponse | None:
+        self,
+        readers: Sequence[QueueReader],
+        leasing: Coroutine[Any, Any, list[LeasedSlice]],
+        messages: int,
+        bytes_max: int,
+    ) -> _Sending:
         try:
-            slices = await self._subscriptions.lease(
-                readers, messages, bytes_max, self._lease_ms, is_new=is_new
-            )
+            slices = await leasing
         except MomError as error:
             if error.code not in _MOVED:
                 raise
-            slices = []  # Of a partition that is no longer here.
+            slices = []
         leased = self._subscriptions.leased(self._start.topic_id, slices, readers, self._lease_ms)
         response = broker_pb2.ReceiveStreamResponse(
             batches=leased.batches, more_ready=leased.more_ready
         )
         used = sum(int.from_bytes(one.data[12:16], "little") for one in slices)
         self.credit.spend(used - messages, sum(len(one.data) for one in slices) - bytes_max)
-        self._end_promise()
         self._told = leased.more_ready
-        if self._start.keep_credit:
-            self.credit.changed.wake_all()
-            return response if slices else None
-        self.credit.lapse()
-        response.credit_lapsed = True
-        return response
+        if not self._start.keep_credit:
+            self.credit.lapse()
+            response.credit_lapsed = True
+        self.credit.changed.wake_all()
+        return _Sending(response, slices)
 
     def _lapsed(self) -> _Response:
-        self._end_promise()
         self._told = False
         self.credit.lapse()
         return _said(broker_pb2.ReceiveStreamResponse(credit_lapsed=True))
@@ -244,7 +269,7 @@ class _Stream:
         if self.credit.some or not (self._start.keep_credit or self._told):
             signals += [one.ready for one in readers]
             for one in readers:
-                one.arm()
+                one.wake()
             self._turn = self._turn or self._room.turn()
         await self._room.wait(signals, WAIT_MS_MAX, self._turn)
 
@@ -255,28 +280,33 @@ class _Stream:
         for one in self._at:
             one.streams += 1
 
-    async def leave(self) -> None:
+    def leave(self) -> None:
         """The stream is over. What was sent stays leased until it is settled."""
-        await self._drop_what_was_not_sent()
         self._end_promise()
-        readers = self._at
+        readers = self._leased_at = self._at
         self._move_to(())
+        unsent = [self._current]
+        while not self._responses.empty():
+            unsent.append(self._responses.get_nowait())
+        for response in unsent:
+            if response is not None:
+                response.add_done_callback(self._take_back)
         for one in readers:  # It may have been woken for what others wait for.
             one.wake()
 
-    async def _drop_what_was_not_sent(self) -> None:
-        left: list[_Response] = []
-        while not self._responses.empty():
-            response = self._responses.get_nowait()
-            if response is not None:
-                response.cancel()
-                left.append(response)
-        await asyncio.gather(*left, return_exceptions=True)
+    def _take_back(self, response: _Response) -> None:
+        """What was leased and not sent waits again."""
+        if response.cancelled() or response.exception() is not None:
+            return
+        for one in response.result().slices:
+            for reader in self._leased_at:
+                if reader.partition_index == one.partition:
+                    reader.take_back(one)
 
 
 def _said(response: broker_pb2.ReceiveStreamResponse) -> _Response:
     future: _Response = asyncio.get_running_loop().create_future()
-    future.set_result(response)
+    future.set_result(_Sending(response, []))
     return future
 
 
@@ -289,5 +319,5 @@ def _failed(error: MomError) -> _Response:
 def _share(readers: Sequence[QueueReader]) -> int:
     """A fair part of what is ready for one of those who wait for it."""
     ready = sum(one.ready_at_most() for one in readers)
-    waiting = max(len(one.ready) for one in readers)
+    waiting = max(len(one.ready) + one.ready.promised for one in readers)
     return max(1, -(-ready // (1 + waiting)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, Final
 
 from mom_broker.node.group import GroupCoordinator, read_from
 from mom_broker.node.metrics import NodeMetrics
@@ -16,7 +16,7 @@ from mom_broker.rpc.errors import to_proto
 from mom_broker.rpc.messages import MODES
 from mom_core import batch as codec
 from mom_core.access import Action, Identity
-from mom_core.delivery import SettleAction, SettleOutcome
+from mom_core.delivery import Leased, SettleAction, SettleOutcome
 from mom_core.errors import (
     ErrorCode,
     InvalidArgumentError,
@@ -117,15 +117,16 @@ class SubscriptionService:
             else:
                 for one in readers:
                     one.come()
-                slices = await self.lease(
+                leasing = self.lease(
                     readers, messages_max, bytes_max, lease_ms, is_new=turn is None
                 )
+                slices = await leasing if leasing is not None else []
                 found = bool(slices)
             left_ms = deadline_ms - self._partitions.clock.monotonic_ms()
             if found or left_ms <= 0 or self._room.closed:
                 return self.leased(request.topic_id, slices, readers, lease_ms)
             for one in readers:
-                one.arm()
+                one.wake()
             turn = turn or self._room.turn()
             await self._room.wait([one.ready for one in readers], left_ms, turn)
 
@@ -163,7 +164,7 @@ class SubscriptionService:
             raise NotFoundError(f"subscription {name!r} was deleted", field="subscription")
         return reader
 
-    async def lease(
+    def lease(
         self,
         readers: Sequence[QueueReader],
         messages_max: int,
@@ -171,31 +172,30 @@ class SubscriptionService:
         lease_ms: int,
         *,
         is_new: bool,
-    ) -> list[LeasedSlice]:
-        """Lease what is ready, up to the bounds; ``is_new``: who asks has not waited for it."""
-        chosen: list[tuple[QueueReader, int]] = []
+    ) -> Coroutine[Any, Any, list[LeasedSlice]] | None:
+        """Lease what is ready now, up to the bounds; what is returned gives the messages.
+
+        ``is_new``: who asks has not waited in line for it. Raises OverloadedError when too many are
+        leased, or what ended an ownership.
+        """
+        chosen: list[tuple[QueueReader, Leased]] = []
+        error: MomError | None = None
         room = messages_max
         for reader in readers:
-            ready = reader.has_more_ready() if is_new else reader.has_ready()
-            if room > 0 and ready:
-                share = min(room, reader.ready_at_most())
-                chosen.append((reader, share))
-                room -= share
-        if not chosen:
-            return []
-        if len(chosen) == 1:
-            reader, share = chosen[0]
-            return await reader.receive(share, bytes_max, lease_ms)
-        share_bytes = min(bytes_max, max(bytes_max // len(chosen), _ROOM_BYTES_MIN))
-        results = await asyncio.gather(
-            *(reader.receive(share, share_bytes, lease_ms) for reader, share in chosen),
-            return_exceptions=True,
-        )
-        slices = [one for result in results if isinstance(result, list) for one in result]
-        errors = [one for one in results if isinstance(one, BaseException)]
-        if errors and not slices:
-            raise errors[0]
-        return slices
+            ready = reader.has_ready_for_newcomers() if is_new else reader.has_ready()
+            if room <= 0 or not ready:
+                continue
+            try:
+                leased = reader.lease(room, lease_ms)
+            except MomError as failure:
+                error = failure
+                continue
+            if leased is not None:
+                chosen.append((reader, leased))
+                room -= sum(one.end - one.first for one in leased.ranges)
+        if error is not None and not chosen:
+            raise error
+        return _slices(chosen, bytes_max) if chosen else None
 
     def _peek(self, readers: Iterable[QueueReader]) -> bool:
         """Whether anything is ready. One message is then kept for who asks, and comes for it."""
@@ -576,6 +576,24 @@ class SubscriptionService:
                 members=len(one.state.members),
                 stalled_since_ms=one.stalled_since_ms.get(index, 0),
             )
+
+
+async def _slices(
+    chosen: Sequence[tuple[QueueReader, Leased]], bytes_max: int
+) -> list[LeasedSlice]:
+    if len(chosen) == 1:
+        reader, leased = chosen[0]
+        return await reader.slices(leased, bytes_max)
+    share_bytes = min(bytes_max, max(bytes_max // len(chosen), _ROOM_BYTES_MIN))
+    results = await asyncio.gather(
+        *(reader.slices(leased, share_bytes) for reader, leased in chosen),
+        return_exceptions=True,
+    )
+    slices = [one for result in results if isinstance(result, list) for one in result]
+    errors = [one for one in results if isinstance(one, BaseException)]
+    if errors and not slices:
+        raise errors[0]
+    return slices
 
 
 def _description(owned: OwnedPartition, node_id: str) -> broker_pb2.PartitionDescription:
