@@ -23,13 +23,15 @@ from mom_client.lease_ages import LeaseAges
 from mom_client.routing import TopicRoute
 from mom_client.wire import GrpcStream
 from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, UnavailableError
-from mom_core.limits import STREAM_CREDIT_BYTES
+from mom_core.limits import STREAM_CREDIT_BYTES, WAIT_MS_MAX
 from mom_core.topics import SubscriptionMode
 from mom_proto.v1 import broker_pb2
 
 _METHOD: Final = "/mom.v1.Broker/ReceiveStream"
 # Of the room that a worker has, so much is gathered before it is given away.
 _PORTION: Final = 1 / 2
+# Between two looks whether an owner that could not be reached can be.
+POLL_MS: Final = 5_000
 # For what a node has sent before it knows that the worker ends. Then the rest is cancelled, and its
 # leases end by themselves.
 _FINISH_MS_MAX: Final = 2_000
@@ -77,6 +79,8 @@ class LeaseStreams:
         self._ending: set[_NodeStream] = set()
         self._ages = LeaseAges()
         self._indirect = False
+        self.poll_ms = POLL_MS
+        """How long to wait for messages in another way before asking here again."""
         self._refused = False
         """A node does not know the method: it is of an older version."""
         self._error: MomError | None = None
@@ -90,16 +94,27 @@ class LeaseStreams:
 
         Raises the MomError that another try would not mend.
         """
+        self._raise_failure()
         if self._following is None:
-            self._error = None
             self._following = asyncio.get_running_loop().create_task(self._follow())
             self._caller.routing.on_change.append(self._look.set)
-        if not self._indirect:
-            self._news.clear()
-            await self._news.wait()
-        if self._error is not None:
-            raise self._error
+        if self._indirect:
+            self._look.set()  # It may have changed by the next time.
+            return False
+        self._news.clear()
+        await self._news.wait()
+        self._raise_failure()
         return not self._indirect
+
+    def _raise_failure(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    @property
+    def room(self) -> int:
+        """Messages that the worker can take otherwise; one at the least."""
+        return max(1, self._messages_max - self._held)
 
     def took_up(self) -> None:
         """All that came is in the worker's hands: there is room for more bytes."""
@@ -144,7 +159,10 @@ class LeaseStreams:
                 self._check(route)
                 revision = self._caller.routing.snapshot.revision
                 addresses = self._addresses(route)
-                self._indirect = self._refused or any(map(is_gateway, addresses))
+                self._indirect = self._refused or not self._reaches(route)
+                self.poll_ms = POLL_MS
+                if self._refused or any(map(is_gateway, addresses)):
+                    self.poll_ms = WAIT_MS_MAX
                 if self._indirect:
                     self._adjust(())
                     self._news.set()
@@ -174,6 +192,16 @@ class LeaseStreams:
 
     def _addresses(self, route: TopicRoute) -> set[str]:
         return {self._caller.routing.address(owner) for owner in route.owners} - {""}
+
+    def _reaches(self, route: TopicRoute) -> bool:
+        """Whether calls go to all owners themselves, and not to a node that passes them on."""
+        routing = self._caller.routing
+        owners = [(routing.address(one), one.node_id) for one in route.owners if one.node_id]
+        nodes = routing.snapshot.nodes
+        return all(
+            not address or (node_id in nodes and nodes[node_id].address == address)
+            for address, node_id in owners
+        )
 
     def _adjust(self, addresses: Iterable[str]) -> None:
         """Have a stream to each of these addresses, and to no other."""

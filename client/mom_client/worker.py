@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from mom_client.lease_streams import ArrivedLease
 from mom_client.received import ReceivedMessage, messages_of_lease
 from mom_core.errors import MomError, TimedOutError
-from mom_core.limits import LEASE_MS_DEFAULT, WAIT_MS_MAX
+from mom_core.limits import LEASE_MS_DEFAULT
 from mom_core.ranges import RangeSet
 from mom_proto.v1 import broker_pb2
 
@@ -109,7 +109,7 @@ class QueueWorker:
             async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
                 while not (found := self._found()):
                     if not await self._streams.wait():
-                        return await self._polled(wait_ms)
+                        await self._poll(may_raise=wait_ms is not None)
         except TimeoutError:
             return []
         self._streams.took_up()
@@ -137,24 +137,22 @@ class QueueWorker:
         for lease in self._found():
             self.give_back(lease, lease.first)
 
-    async def _polled(self, wait_ms: int | None) -> list[HeldLease]:
-        while True:
-            sent_ms = self._now_ms()
-            try:
-                batches = await self._engine.receive(
-                    self.topic,
-                    self.subscription,
-                    max_messages=self._at_once_max,
-                    wait_ms=WAIT_MS_MAX if wait_ms is None else wait_ms,
-                    lease_ms=self._lease_ms,
-                )
-            except MomError as error:
-                if wait_ms is not None or not error.retriable:
-                    raise
-                await asyncio.sleep(_RETRY_MS / 1000)
-                continue
-            if batches or wait_ms is not None:
-                break
+    async def _poll(self, *, may_raise: bool) -> None:
+        """Ask for messages, in a call that nodes and gateways pass on."""
+        sent_ms = self._now_ms()
+        try:
+            batches = await self._engine.receive(
+                self.topic,
+                self.subscription,
+                max_messages=self._streams.room,
+                wait_ms=self._streams.poll_ms,
+                lease_ms=self._lease_ms,
+            )
+        except MomError as error:
+            if may_raise or not error.retriable:
+                raise
+            await asyncio.sleep(_RETRY_MS / 1000)
+            return
         # A request may have waited before its messages were leased: counting from when it was sent
         # only renews earlier.
         leases = [HeldLease(self, one, sent_ms) for one in batches]
@@ -162,7 +160,6 @@ class QueueWorker:
         self._leases.update(leases)
         self._not_begun += leases
         self._to_renew.set()
-        return leases
 
     def settle(self, lease: HeldLease, offset: int, action: int, delay_ms: int = 0) -> None:
         """Settle one message in the background."""

@@ -1,4 +1,4 @@
-"""Rate limits, turns by a header, and the watchdog of queues that stand still, over real sockets."""
+"""Rate limits, turns by a header, and the watchdog of queues that stand still, over sockets."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from integration.node_cluster import (
     values,
 )
 from integration.test_delivery_rules import take
-from integration.test_receive_stream import QUEUE, Stream, connected, put, readers, until
+from integration.test_receive_stream import QUEUE, Stream, connected, put, readers
 from mom_broker.storage.memory import MemoryStore
 from mom_core import limits, topics
 from mom_core.message import Message
 from mom_process.system import SystemClock
 from mom_proto.v1 import broker_pb2
+from polling import until
 
 NODES = 2
 
@@ -165,9 +166,7 @@ async def test_dead_letters_are_shared_by_their_header_too(client: mom_client.Cl
         messages = await client.receive("origin", 4, wait=20)
         await client.nack(messages)
         failed += len(messages)
-    async with asyncio.timeout(30):
-        while (await _counts(client, "origin.dlq"))["ready"] < 4:
-            await asyncio.sleep(0.02)
+    await until(lambda: _has_ready(client, "origin.dlq", 4), "all are among the dead letters")
     assert "quiet" in [one.text() for one in await take(client, "origin.dlq", 2)]
 
 
@@ -183,9 +182,7 @@ async def test_a_header_that_is_named_later_holds_for_what_comes_then(
         snapshot = await client._run(_routing)
         return "work" in snapshot.topics["shared"].subscriptions
 
-    async with asyncio.timeout(30):
-        while not await knows():
-            await asyncio.sleep(0.01)
+    await until(knows, "the producer knows of the subscription")
     for _ in range(30):
         await client.publish("shared", b"noisy", headers={"tenant": "noisy"})
     await client.publish("shared", b"quiet", headers={"tenant": "quiet"})
@@ -249,10 +246,9 @@ async def test_a_topic_shares_by_one_header(client: mom_client.Client) -> None:
         await subscribe("four", "header:customer")
 
 
-async def _counts(client: mom_client.Client, queue: str) -> dict[str, int]:
+async def _has_ready(client: mom_client.Client, queue: str, count: int) -> bool:
     partitions = await client._run(lambda engine: engine.describe(queue))
-    found = [one for each in partitions for one in each.subscriptions]
-    return {"ready": sum(one.ready for one in found)}
+    return sum(one.ready for each in partitions for one in each.subscriptions) >= count
 
 
 # The watchdog.
@@ -273,9 +269,10 @@ async def _stalled_since(cluster: NodeCluster, node_id: str = "n1") -> list[int]
 
 
 async def _until_stalled(cluster: NodeCluster, stalled: bool) -> None:
-    async with asyncio.timeout(30):
-        while any(await _stalled_since(cluster)) is not stalled:
-            await asyncio.sleep(0.02)
+    async def holds() -> bool:
+        return any(await _stalled_since(cluster)) is stalled
+
+    await until(holds, f"stalled is {stalled}")
 
 
 def gauge(cluster: NodeCluster) -> float:
@@ -296,7 +293,7 @@ async def test_a_worker_that_hangs_is_a_stall(cluster: NodeCluster, quick_watch:
     assert since_ms <= before_ms + 60_000
     await cluster.stub("n1").Settle(settle_request(response.batches, broker_pb2.SETTLE_ACTION_ACK))
     await _until_stalled(cluster, False)
-    await until(lambda: gauge(cluster) == 0)
+    await until(lambda: gauge(cluster) == 0, "the node has seen it")
 
 
 async def test_a_queue_without_workers_or_messages_is_no_stall(
@@ -304,7 +301,7 @@ async def test_a_queue_without_workers_or_messages_is_no_stall(
 ) -> None:
     await cluster.create(QUEUE, owners=["n1", "n1"], lease_ms=1_000)
     await Stream(cluster, "n1").begin(5)
-    await until(lambda: len(readers(cluster, "n1")) == 2)
+    await until(lambda: len(readers(cluster, "n1")) == 2, "the node has seen it")
     watch = cluster.nodes["n1"]._stalls
     for reader in readers(cluster, "n1"):
         reader.look_for_stall(0)
@@ -313,7 +310,9 @@ async def test_a_queue_without_workers_or_messages_is_no_stall(
     assert watch.stalled == {}
     await cluster.assign(["n2", "n2"])  # Where nobody has a stream.
     await put(cluster, (0, [b"a"]))
-    await until(lambda: any(one.counts().ready for one in readers(cluster, "n2")))
+    await until(
+        lambda: any(one.counts().ready for one in readers(cluster, "n2")), "the node has seen it"
+    )
     for reader in readers(cluster, "n2"):
         reader.look_for_stall(0)
         assert reader.stalled_since_ms == 0, "nobody works on it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ from mom_core import topics
 from mom_core.errors import ErrorCode
 from mom_process.system import SystemClock
 from mom_proto.v1 import broker_pb2
+from polling import until
 
 QUEUE = topics.TopicKind.QUEUE
 ACK = broker_pb2.SETTLE_ACTION_ACK
@@ -80,19 +81,15 @@ class Stream:
             late += values(response.batches)
         return late
 
+    async def _read_on(self) -> None:
+        while await self._call.read() is not grpc.aio.EOF:
+            pass
+
     async def failure(self) -> Any:
         """The error that ends it."""
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            while True:
-                await asyncio.wait_for(self._call.read(), 30)
+            await asyncio.wait_for(self._read_on(), 30)
         return from_rpc_error(caught.value)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something in this process to come true."""
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def readers(cluster: NodeCluster, *node_ids: str) -> list[Any]:
@@ -158,7 +155,7 @@ async def test_a_message_goes_to_the_one_that_waits_longest(cluster: NodeCluster
             line.append(asyncio.ensure_future(_receive(stub)))
         else:
             line.append(await Stream(cluster, "n1").begin(1))
-        await until(lambda place=place: len(first.ready) == place + 1)
+        await until(lambda place=place: len(first.ready) == place + 1, "the node has seen it")
     for place, one in enumerate(line):
         await put(cluster, (place % 2, [b"%d" % place]))
         if isinstance(one, Stream):
@@ -172,7 +169,7 @@ async def test_waiting_streams_share_what_comes_at_once(cluster: NodeCluster) ->
     await cluster.create(QUEUE, owners=["n1"])
     (reader,) = await _readers(cluster, 1)
     streams = [await Stream(cluster, "n1").begin(1_000) for _ in range(4)]
-    await until(lambda: len(reader.ready) == 4)
+    await until(lambda: len(reader.ready) == 4, "the node has seen it")
     await put(cluster, (0, [b"x"] * 100))
     shares = [len(await one.next_values()) for one in streams]
     assert min(shares) >= 5, shares
@@ -202,15 +199,15 @@ async def test_a_message_waits_a_moment_for_the_one_that_was_told_of_it(
     (reader,) = await _readers(cluster, 1)
     told = await Stream(cluster, "n1", keep_credit=False).begin(1)
     assert (await told.next()).credit_lapsed
-    await until(lambda: len(reader.ready) == 1)
+    await until(lambda: len(reader.ready) == 1, "the node has seen it")
     behind = await Stream(cluster, "n1").begin(1)
-    await until(lambda: len(reader.ready) == 2)
+    await until(lambda: len(reader.ready) == 2, "the node has seen it")
     await put(cluster, (0, [b"a"]))
     assert (await told.next()).more_ready
     await told.give(1)
     assert await told.next_values() == [b"a"]
     # One that never comes holds nobody up.
-    await until(lambda: len(reader.ready) == 2)
+    await until(lambda: len(reader.ready) == 2, "the node has seen it")
     await put(cluster, (0, [b"b"]))
     assert await behind.next_values() == [b"b"]
 
@@ -232,7 +229,7 @@ async def test_a_stream_that_broke_leaves_its_leases(cluster: NodeCluster) -> No
     stream = await Stream(cluster, "n1", lease_ms=60_000).begin(10)
     response = await stream.next()
     stream._call.cancel()
-    await until(lambda: readers(cluster, "n1")[0].streams == 0)
+    await until(lambda: readers(cluster, "n1")[0].streams == 0, "the node has seen it")
     assert await leased(cluster) == 1
     settled = await cluster.stub("n1").Settle(settle_request(response.batches, ACK))
     assert not settled.results[0].failures
@@ -255,7 +252,7 @@ async def test_a_stream_takes_partitions_in_that_come(cluster: NodeCluster) -> N
     await cluster.create(QUEUE, owners=["n1", "n2"])
     stream = await Stream(cluster, "n1").begin(10)
     await cluster.assign(["n1", "n1"])
-    await until(lambda: len(readers(cluster, "n1")) == 2)
+    await until(lambda: len(readers(cluster, "n1")) == 2, "the node has seen it")
     await put(cluster, (1, [b"moved"]))
     assert await stream.next_values() == [b"moved"]
 
@@ -343,7 +340,7 @@ async def test_a_worker_outlives_moves_of_owners(cluster: NodeCluster) -> None:
             await cluster.assign(owners)
             await client.publish("orders", b"%d-0" % move, partition=0)
             await client.publish("orders", b"%d-1" % move, partition=1)
-            await until(lambda move=move: len(seen) == 2 * (move + 1))
+            await until(lambda move=move: len(seen) == 2 * (move + 1), "the node has seen it")
         await working
     assert sorted(seen) == [b"%d-%d" % (move, one) for move in range(4) for one in range(2)]
 
@@ -355,7 +352,7 @@ async def test_a_worker_that_iterates_no_more_holds_nothing(cluster: NodeCluster
         async for _ in worker:
             worker.ack()
             break
-        await until(lambda: readers(cluster, "n1")[0].counts().leased == 0)
+        await until(lambda: readers(cluster, "n1")[0].counts().leased == 0, "the node has seen it")
         async for _ in worker:
             worker.ack()
             break
@@ -367,5 +364,5 @@ async def _receive(stub: Any) -> Any:
 
 
 async def _readers(cluster: NodeCluster, count: int) -> list[Any]:
-    await until(lambda: len(readers(cluster, "n1")) == count)
+    await until(lambda: len(readers(cluster, "n1")) == count, "the node has seen it")
     return readers(cluster, "n1")

@@ -229,7 +229,7 @@ class QueueReader:
 
     def look_for_stall(self, bound_ms: int) -> None:
         """Note whether there are messages and workers, and for so long nothing happened."""
-        could_work = self.has_ready() and bool(self.workers or self.counts().leased)
+        could_work = bool(self.workers or self.delivery.leased_count) and self.has_ready()
         self.stalled_since_ms = self._watchdog.look(could_work, self._now_ms(), bound_ms)
 
     def outstanding(self, offset: int, messages_max: int) -> list[Outstanding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
+from weakref import WeakValueDictionary
 
 from mom_core.delivery.rate import RateBucket
 
@@ -27,11 +28,6 @@ class QueueRate:
         self._limited: list[Limited] = []
         """Those whose turn to be woken is next come first."""
         self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def in_use(self) -> bool:
-        """Whether a partition here is limited by it."""
-        return bool(self._limited)
 
     def set(
         self, one: Limited, rate_per_s: float, partitions: int, *, is_new: bool = False
@@ -66,7 +62,9 @@ class QueueRate:
     @property
     def allows(self) -> int | None:
         """How many messages may be leased now; None: any number."""
-        return self._bucket.allows(self._now_ms()) if self._bucket is not None else None
+        if self._bucket is None or not self._rate_per_s:
+            return None
+        return self._bucket.allows(self._now_ms())
 
     def take(self, count: int) -> None:
         """So many were leased."""
@@ -116,12 +114,13 @@ class QueueRates:
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
-        self._rates: dict[_Key, QueueRate] = {}
+        # Gone with the last partition that has it.
+        self._rates: WeakValueDictionary[_Key, QueueRate] = WeakValueDictionary()
 
     def of(self, topic_id: str, subscription: str, created_at_ms: int) -> QueueRate:
         """The one that all partitions of a subscription share."""
         key = _Key(topic_id, subscription, created_at_ms)
-        if key not in self._rates:
-            self._rates = {key: rate for key, rate in self._rates.items() if rate.in_use}
-            self._rates[key] = QueueRate(self._now_ms)
-        return self._rates[key]
+        rate = self._rates.get(key)
+        if rate is None:
+            rate = self._rates[key] = QueueRate(self._now_ms)
+        return rate

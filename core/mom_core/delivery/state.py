@@ -156,6 +156,11 @@ class Delivery:
         ready = self._waiting_count - self._delayed_count
         return DeliveryCounts(ready, self._delayed_count, self._leased_count, dead)
 
+    @property
+    def leased_count(self) -> int:
+        """Messages under lease, those included whose lease has just run out."""
+        return self._leased_count
+
     def ready_at_most(self) -> int:
         """A quick upper bound of what could be leased, delayed messages included."""
         return self._waiting_count

@@ -655,8 +655,8 @@ class ReceiveStreamRequest(_message.Message):
     credit_messages: _builtins.int
     """Messages that the worker can take on top of what it said before, 10,000 altogether."""
     credit_bytes: _builtins.int
-    """Bytes of batches likewise. The first message of an answer comes whatever its size while there is
-    any credit of both.
+    """Bytes of batches likewise. The first message of an answer comes whatever its size while there
+    is any credit of both.
     """
     @_builtins.property
     def start(self) -> Global___ReceiveStreamStart:

@@ -1,4 +1,4 @@
-"""Rate limits: what comes out of buckets in any span of time, and that they never block for good."""
+"""Rate limits: what buckets let out in any span of time, and that they never block for good."""
 
 from __future__ import annotations
 
