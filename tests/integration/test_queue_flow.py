@@ -66,7 +66,8 @@ def seconds_at_least(messages: int, rate_per_s: float, buckets: int) -> float:
 
 async def test_a_rate_holds_over_workers_partitions_and_nodes(client: mom_client.Client) -> None:
     await client.create_queue("limited", partitions=4, rate_per_s="3000/m")
-    await client.publish_many("limited", [b"x"] * 60)
+    for partition in range(4):
+        await client.publish_many("limited", [b"x"] * 15, partition=partition)
     begun, seen, done = time.monotonic(), 0, asyncio.Event()
 
     async def pushed() -> None:

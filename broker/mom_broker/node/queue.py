@@ -190,13 +190,14 @@ class QueueReader:
         """As :meth:`tell`, for one whose coming is not known from another's: the next counts."""
         self._promises.append(Promise(self))
 
-    def come(self) -> None:
-        """Somebody came who may have been told."""
+    def come(self) -> bool:
+        """Somebody came; whether for a message that was kept."""
         while self._promises:
             promise = self._promises.popleft()
             if promise.kept:
                 promise.end()
-                return
+                return True
+        return False
 
     def has_more_ready(self) -> bool:
         """Whether a receive now would get something that nobody was woken for or told of."""

@@ -115,10 +115,10 @@ class SubscriptionService:
                 slices: list[LeasedSlice] = []
                 found = self._peek(readers)
             else:
-                for one in readers:
-                    one.come()
+                # Whoever was told of a message has waited for it.
+                told = turn is None and any([one.come() for one in readers])
                 leasing = self.lease(
-                    readers, messages_max, bytes_max, lease_ms, is_new=turn is None
+                    readers, messages_max, bytes_max, lease_ms, is_new=turn is None and not told
                 )
                 slices = await leasing if leasing is not None else []
                 found = bool(slices)
