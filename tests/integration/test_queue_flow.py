@@ -118,20 +118,20 @@ async def test_what_was_given_back_does_not_count(cluster: NodeCluster) -> None:
 
 
 async def test_a_takeover_is_no_burst(cluster: NodeCluster) -> None:
-    await cluster.create(QUEUE, owners=["n1", "n1"], rate_per_s=20)
-    await put(cluster, (0, [b"x"] * 40), (1, [b"x"] * 40))
+    await cluster.create(QUEUE, owners=["n1", "n1"], rate_per_s=5)
+    await put(cluster, (0, [b"x"] * 12), (1, [b"x"] * 12))
     begun, seen, moves = time.monotonic(), 0, 0
     async with connected(cluster) as client:
-        while seen < 40:
-            if seen >= 10 * moves:
+        while seen < 12:
+            if seen > 2 * moves:
                 moves += 1
                 await cluster.assign(["n2", "n2"] if moves % 2 else ["n1", "n1"])
             messages = await client.receive("orders", 5, wait=20)
             seen += len(messages)
             await client.ack(messages)
-    assert moves == 4
+    assert moves >= 5
     # One bucket, before the first move. The others began empty.
-    assert time.monotonic() - begun >= seconds_at_least(40, 20, 1)
+    assert time.monotonic() - begun >= seconds_at_least(12, 5, 1)
 
 
 async def test_one_node_lends_its_partitions_the_whole_rate(cluster: NodeCluster) -> None:

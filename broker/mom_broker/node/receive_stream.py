@@ -136,8 +136,8 @@ class _Stream:
         self.credit = _Credit(first)
         self._at: list[QueueReader] = []
         self._leased_at: list[QueueReader] = []
-        self._current: _Response | None = None
-        """What the sender waits for."""
+        self._unsent: set[_Response] = set()
+        """Leases that were begun and not handed over to be sent."""
         self._turn: int | None = None
         self._told = False
         """The worker knows that something is ready."""
@@ -148,9 +148,8 @@ class _Stream:
     async def next(self) -> broker_pb2.ReceiveStreamResponse | None:
         """What to send next; None at the end. Raises what ended the stream."""
         while (response := await self._responses.get()) is not None:
-            self._current = response
             sending = await asyncio.shield(response)
-            self._current = None
+            self._unsent.discard(response)
             if sending.slices or not self._start.keep_credit:
                 return sending.response
         return None
@@ -169,7 +168,7 @@ class _Stream:
                 else:
                     await self._wait(readers)
             await self._responses.put(None)
-        except MomError as error:
+        except Exception as error:  # Whatever it is ends the stream, and shows there.
             await self._responses.put(_failed(error))
 
     async def _readers(self) -> list[QueueReader]:
@@ -223,9 +222,11 @@ class _Stream:
             return None
         self._turn = None
         self.credit.spend(messages, bytes_max)
-        return asyncio.create_task(
+        response = asyncio.create_task(
             self._leased(readers, leasing, messages, bytes_max), name="streamed lease"
         )
+        self._unsent.add(response)
+        return response
 
     async def _leased(
         self,
@@ -285,12 +286,8 @@ class _Stream:
         self._end_promise()
         readers = self._leased_at = self._at
         self._move_to(())
-        unsent = [self._current]
-        while not self._responses.empty():
-            unsent.append(self._responses.get_nowait())
-        for response in unsent:
-            if response is not None:
-                response.add_done_callback(self._take_back)
+        for response in self._unsent:
+            response.add_done_callback(self._take_back)
         for one in readers:  # It may have been woken for what others wait for.
             one.wake()
 
@@ -310,7 +307,7 @@ def _said(response: broker_pb2.ReceiveStreamResponse) -> _Response:
     return future
 
 
-def _failed(error: MomError) -> _Response:
+def _failed(error: Exception) -> _Response:
     future: _Response = asyncio.get_running_loop().create_future()
     future.set_exception(error)
     return future

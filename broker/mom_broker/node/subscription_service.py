@@ -116,7 +116,7 @@ class SubscriptionService:
                 found = self._peek(readers)
             else:
                 # Whoever was told of a message has waited for it.
-                told = turn is None and any([one.come() for one in readers])
+                told = turn is None and any(one.come() for one in readers)
                 leasing = self.lease(
                     readers, messages_max, bytes_max, lease_ms, is_new=turn is None and not told
                 )
