@@ -235,6 +235,21 @@ async def test_a_stream_that_broke_leaves_its_leases(cluster: NodeCluster) -> No
     assert not settled.results[0].failures
 
 
+async def test_what_was_never_sent_is_given_back_at_once(cluster: NodeCluster) -> None:
+    await cluster.create(QUEUE, owners=["n1"])
+    for _ in range(12):
+        await put(cluster, (0, [bytes(200_000)] * 5))
+    stream = await Stream(cluster, "n1", lease_ms=600_000).begin(1_000, 1 << 29)
+    # Nobody reads, so the connection takes no more at some time.
+    reader = readers(cluster, "n1")[0]
+    await until(lambda: reader.counts().leased >= 20, "leases wait to be sent")
+    before = reader.counts().leased
+    stream._call.cancel()
+    await until(lambda: reader.counts().leased <= before - 10, "they are given back")
+    got = await cluster.stub("n1").Receive(receive_request(1, wait_ms=20_000))
+    assert got.batches[0].deliveries == 1
+
+
 async def test_a_stream_ends_when_its_node_owns_nothing_any_more(cluster: NodeCluster) -> None:
     await cluster.create(QUEUE, owners=["n1", "n1"])
     stream = await Stream(cluster, "n1").begin(10)
