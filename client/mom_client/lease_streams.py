@@ -28,8 +28,9 @@ from mom_core.topics import SubscriptionMode
 from mom_proto.v1 import broker_pb2
 
 _METHOD: Final = "/mom.v1.Broker/ReceiveStream"
-# Of the room that a worker has, so much is gathered before it is given away.
-_PORTION: Final = 1 / 2
+# Of the room that a worker has, so much is gathered before it is given away: what is left to do
+# covers the way to the node and back, and few portions cost the node few writes.
+_PORTION: Final = 3 / 4
 # Between two looks whether an owner that could not be reached can be.
 POLL_MS: Final = 5_000
 # For what a node has sent before it knows that the worker ends. Then the rest is cancelled, and its

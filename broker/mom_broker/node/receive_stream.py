@@ -216,7 +216,7 @@ class _Stream:
             )
         except MomError as error:
             if error.code in _MOVED:
-                return None  # Ownership has changed, which wakes this.
+                return _said(broker_pb2.ReceiveStreamResponse())  # Look what else is here.
             raise
         if leasing is None:
             return None

@@ -552,7 +552,9 @@ class ReceiveRequest(_message.Message):
     subscription: _builtins.str
     """The subscription's name; a queue's is the queue's name."""
     max_messages: _builtins.int
-    """1 to 10,000. 0: lease nothing, answer when something is ready (or at the end of the wait)."""
+    """1 to 10,000. 0: lease nothing, answer when something is ready (or at the end of the wait). One
+    message is then kept for 200 ms for a receive that comes for it.
+    """
     max_bytes: _builtins.int
     """Bytes of batches, up to 8 MiB; at least one message comes whatever its size. 0: 1 MiB."""
     wait_ms: _builtins.int
