@@ -188,6 +188,7 @@ REFUSED_AT_CREATION = [
     (QUEUE, "spec.deadLetter", "not a name", "spec.deadLetter"),
     (QUEUE, "spec.rate", "fast", "spec.rate"),
     (QUEUE, "spec.rate", "100/d", "spec.rate"),
+    (QUEUE, "spec.rate", "2000000/s", "spec.rate"),
     (QUEUE, "spec.fairBy", "tenant", "spec.fairBy"),
     (QUEUE, "spec.fairBy", "header:tenant", "needs ordering fair"),
     (TOPIC, "spec.subscriptions.0.rate", "1/s", "are settings of queue mode"),

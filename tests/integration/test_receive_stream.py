@@ -338,6 +338,22 @@ async def test_a_worker_that_ends_gives_back_what_it_did_not_begin(cluster: Node
         assert {one.deliveries for some in rest for one in some} == {1}, "these count as attempts"
 
 
+async def test_a_worker_of_nodes_without_streams_asks_them(
+    cluster: NodeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mom_client.lease_streams._METHOD", "/mom.v1.Broker/NotThere")
+    await cluster.create(QUEUE, owners=["n1", "n2"])
+    await put(cluster, (0, [b"a"] * 5), (1, [b"b"] * 5))
+    seen: list[bytes] = []
+    async with connected(cluster) as client, client.consume("orders", at_once_max=2) as worker:
+        async for message in worker:
+            seen.append(message.value)
+            assert await leased(cluster) <= 4
+            if len(seen) == 10:
+                break
+    assert sorted(seen) == [b"a"] * 5 + [b"b"] * 5
+
+
 async def test_a_worker_outlives_moves_of_owners(cluster: NodeCluster) -> None:
     await cluster.create(QUEUE, owners=["n1", "n1"])
     seen: list[bytes] = []
