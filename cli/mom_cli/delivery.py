@@ -59,6 +59,11 @@ def delivery_options() -> list[click.Option]:
             help="Messages expire so long after they came; 0: never.",
         ),
         click.Option(
+            ["--paused/--not-paused"],
+            default=None,
+            help="Whether nothing is delivered for now. Publishing and acks go on.",
+        ),
+        click.Option(
             ["--rate", "rate_per_s"],
             type=rate,
             help="Messages handed out at the most, such as 100/s or 6000/m; 0: no limit.",

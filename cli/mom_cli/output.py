@@ -50,6 +50,17 @@ def shown_time(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def shown_age(age_ms: object) -> str:
+    """About how old something is, for people; None is nothing."""
+    if not isinstance(age_ms, int):
+        return ""
+    seconds = age_ms // 1000
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
 def shown_rough_bytes(size_bytes: int) -> str:
     """About how many bytes, for people."""
     size = float(size_bytes)
@@ -69,6 +80,8 @@ def shown_setting(name: str, value: object) -> object:
         return shown_time(value)
     if name == "retention_ms" and value == 0:
         return "no limit by time"
+    if name == "messages_max" and value == 0:
+        return "no bound"
     if name == "stalled_since_ms" and isinstance(value, int):
         return shown_time(value) if value else ""
     if name == "rate_per_s" and isinstance(value, float):
@@ -87,11 +100,6 @@ def shown_name(name: str) -> str:
     return {"created_at_ms": "created", "message_bytes_max": "message_max"}.get(
         name, name.removesuffix("_ms").removesuffix("_per_s")
     )
-
-
-def shown_title(column: str) -> str:
-    """The head of a column of counts."""
-    return column.removesuffix("_ms").replace("_", " ").upper()
 
 
 def _cell(value: object) -> str:

@@ -6,7 +6,7 @@ The commands of both are made by the same functions, so that they can't drift ap
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 import msgspec
@@ -14,14 +14,15 @@ import msgspec
 from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.connection import with_deletion, with_engine
 from mom_cli.delivery import delivery_options
+from mom_cli.flow import add_flow_commands
 from mom_cli.output import (
     print_facts,
     print_json,
     print_table,
+    shown_age,
     shown_name,
     shown_rough_bytes,
     shown_setting,
-    shown_title,
 )
 from mom_cli.settings import duration, size
 from mom_core.errors import NotFoundError
@@ -54,8 +55,22 @@ def _settings(kind: TopicKind) -> list[click.Option]:
                 type=duration,
                 help="How long a worker has a message to itself, such as 30s.",
             ),
+            click.Option(
+                ["--messages-max"],
+                type=int,
+                help="Refuse new messages while the queue holds so many; 0: no bound.",
+            ),
             *delivery_options(),
         ]
+    else:
+        options.append(
+            click.Option(
+                ["--retain-until-acked/--no-retain-until-acked"],
+                default=None,
+                help="Remove a message when all subscriptions have handled it, and refuse new "
+                "ones at --retention-bytes rather than remove old ones.",
+            )
+        )
     return options
 
 
@@ -79,10 +94,6 @@ def _create(kind: TopicKind, context: click.Context, name: str, **settings: Any)
 
 def _partitions(config: TopicConfig) -> str:
     return f"{config.partitions} partition{'s' if config.partitions != 1 else ''}"
-
-
-# What a description shows of each partition of a queue.
-QUEUE_COLUMNS: Final = ("ready", "delayed", "leased", "dead", "workers", "stalled_since_ms")
 
 
 # What fits a line; describe tells the rest.
@@ -148,7 +159,7 @@ def _print_description(kind: TopicKind, document: dict[str, Any]) -> None:
     titles = ["PARTITION", "NODE", "EPOCH", "FIRST", "NEXT", "SIZE"]
     columns = list(QUEUE_COLUMNS) if kind is TopicKind.QUEUE else []
     print_table(
-        titles + [shown_title(column) for column in columns],
+        titles + [column_title(column) for column in columns],
         (
             [
                 one["partition"],
@@ -172,11 +183,34 @@ def _print_description(kind: TopicKind, document: dict[str, Any]) -> None:
         )
 
 
+QUEUE_COLUMNS: Final = (
+    "ready",
+    "delayed",
+    "leased",
+    "dead",
+    "oldest_ready_ms",
+    "workers",
+    "stalled_since_ms",
+)
+
+
+def column_title(column: str) -> str:
+    """The title of a count's or an age's column."""
+    return shown_name(column).replace("_", " ").upper()
+
+
+def column_value(column: str, value: object) -> object:
+    """A count as it is, and a moment or an age for people."""
+    if column == "stalled_since_ms":
+        return shown_setting(column, value)
+    return shown_age(value) if column.endswith("_ms") else value
+
+
 def _counts(
     subscriptions: Iterable[Mapping[str, Any]], name: str, columns: Iterable[str]
 ) -> list[object]:
-    mine = next((one for one in subscriptions if one["name"] == name), None)
-    return [shown_setting(column, mine[column]) if mine else 0 for column in columns]
+    mine = next((one for one in subscriptions if one["name"] == name), {})
+    return [column_value(column, mine.get(column, 0)) for column in columns]
 
 
 def partition_document(partition: broker_pb2.PartitionDescription) -> dict[str, Any]:
@@ -202,6 +236,9 @@ def subscription_document(counts: broker_pb2.SubscriptionDescription) -> dict[st
             "delayed": counts.delayed,
             "leased": counts.leased,
             "dead": counts.dead,
+            "oldest_ready_ms": age_of(counts, "oldest_ready_ms"),
+            "oldest_unacked_ms": age_of(counts, "oldest_unacked_ms"),
+            "paused": counts.paused,
             "workers": counts.workers,
             "stalled_since_ms": counts.stalled_since_ms,
         }
@@ -211,8 +248,19 @@ def subscription_document(counts: broker_pb2.SubscriptionDescription) -> dict[st
         "committed_offset": counts.committed_offset,
         "member_id": counts.member_id,
         "members": counts.members,
+        "lag": counts.lag.messages,
+        "lag_ms": counts.lag.behind_ms,
         "stalled_since_ms": counts.stalled_since_ms,
     }
+
+
+def age_of(
+    counts: broker_pb2.SubscriptionDescription,
+    field: Literal["oldest_ready_ms", "oldest_unacked_ms"],
+) -> int | None:
+    """An age, None where there is nothing to be old."""
+    age: int | None = getattr(counts, field) if counts.HasField(field) else None
+    return age
 
 
 def _alter(kind: TopicKind, context: click.Context, name: str, **settings: Any) -> None:
@@ -265,7 +313,7 @@ def _help(kind: TopicKind, verb: str) -> str:
     return f"{said}\n\n{examples(example)}"
 
 
-def _group(kind: TopicKind) -> click.Group:
+def _group(kind: TopicKind) -> LazyGroup:
     said = {
         TopicKind.TOPIC: "Topics: messages in partitions, kept for a time, to be replayed.\n\n"
         + examples("mom topic create orders --partitions 3", "mom topic describe orders"),
@@ -304,3 +352,4 @@ def _bound(run: Any, kind: TopicKind) -> Any:
 
 topic = _group(TopicKind.TOPIC)
 queue = _group(TopicKind.QUEUE)
+add_flow_commands(queue, ("name",), "jobs")

@@ -15,7 +15,7 @@ from mom_client.client import Client, connect
 from mom_client.consumption import Consumption, Subscription
 from mom_client.options import EngineOptions
 from mom_client.received import ReceivedMessage
-from mom_client.results import Published
+from mom_client.results import DeadLetter, Operation, Published, Sought
 from mom_core.errors import (
     ConflictError,
     ErrorCode,
@@ -44,6 +44,9 @@ __all__ = [
     "sync",
     "Message",
     "Published",
+    "DeadLetter",
+    "Operation",
+    "Sought",
     "ReceivedMessage",
     "Subscription",
     "Consumption",

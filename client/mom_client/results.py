@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from mom_core.dead_letters import DeadLetterFilter, DeathFacts
 from mom_core.ids import id_text, message_id
+from mom_core.message import Message
 from mom_core.topics import TopicConfig
 
 
@@ -118,3 +120,71 @@ class TopicPage(NamedTuple):
     topics: list[TopicConfig]
     next_page_token: str
     """Empty at the end."""
+
+
+class DeadLetter(NamedTuple):
+    """A message that could not be handled, as its queue holds it."""
+
+    offset: int
+    """In the queue that holds it."""
+    state: str
+    """``ready``, ``delayed``, ``leased``, ``dead`` or ``leaving``, as browsing shows it."""
+    message: Message
+    facts: DeathFacts
+    """Why, when and where it died."""
+
+    @property
+    def id(self) -> str:
+        """The message's id, as text."""
+        return id_text(self.message.id) if self.message.id else ""
+
+
+class DeadLetterPage(NamedTuple):
+    """One page of dead letters."""
+
+    dead_letters: list[DeadLetter]
+    next_offset: int
+    """Where the next page begins; 0 at the end."""
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """Work that goes on by itself: a redrive of dead letters."""
+
+    operation_id: str
+    kind: str
+    queue: str
+    """The queue that holds the dead letters."""
+    state: str
+    """``running``, ``cancelling``, ``done``, ``cancelled`` or ``failed``."""
+    total: int
+    """Dead letters that it was asked for; 0 until they are counted."""
+    done: int
+    left: int
+    """At the end: those that stayed. A worker had them, or the error says why."""
+    error: str
+    """The last thing that stood in the way; empty: nothing."""
+    created_at_ms: int
+    ended_at_ms: int | None
+    """None: it goes on."""
+    to: str
+    """Where they go; empty: each to where it died."""
+    rate_per_second: float
+    """0: as fast as it goes."""
+    filter: DeadLetterFilter
+    """Which ones; ids as text."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has not ended."""
+        return self.ended_at_ms is None and self.state != "failed"
+
+
+class Sought(NamedTuple):
+    """Where a seek lets one partition go on."""
+
+    partition: int
+    offset: int
+    lag: int
+    """Messages that are not handled from there."""
+    lag_ms: int
+    """How long ago the first of them was appended, milliseconds; 0 when there is none."""

@@ -64,6 +64,8 @@ def topic_of_wire(topic: types_pb2.Topic) -> TopicConfig:
         message_bytes_max=topic.message_bytes_max,
         created_at_ms=topic.created_at_ms,
         queue=queue,
+        messages_max=topic.messages_max,
+        retain_until_acked=topic.retain_until_acked,
     )
 
 

@@ -109,6 +109,31 @@ RETRY_BACKOFF_MS_MAX: Final = 24 * 3600 * 1000
 RETRY_BACKOFF_MULTIPLIER_MAX: Final = 100
 MESSAGE_TTL_MS_MIN: Final = 100
 
+# The bound that a queue may be given: far beyond what a partition's memory holds.
+QUEUE_MESSAGES_MAX_MAX: Final = 1_000_000_000
+
+# Messages that one look into a queue shows.
+BROWSE_MESSAGES_MAX: Final = 1_000
+
+# Administration of queues. Entries of a queue's state that one step of a purge takes away: a few
+# milliseconds, so that leases of other queues go on.
+PURGE_ENTRIES_MAX: Final = 2_000
+# One batch of a redrive: a commit or two of its target, and a few at the rate of a slow one.
+REDRIVE_BATCH_MESSAGES_MAX: Final = 500
+REDRIVE_BATCH_BYTES_MAX: Final = 1 * MIB
+# Offsets or ids that a redrive may name; more are better told by a filter.
+REDRIVE_PICKS_MAX: Final = 1_000
+REDRIVE_RATE_MIN: Final = 0.0001
+REDRIVE_RATE_MAX: Final = 1_000_000
+# Operations that go on at a time, and ended ones that can still be asked for.
+OPERATIONS_OPEN_MAX: Final = 100
+OPERATIONS_ENDED_MAX: Final = 200
+# How often an operation tells how far it is: each time is a write that every node sees.
+OPERATION_TELL_MS: Final = 500
+# Ranges of purged or redriven messages that a partition remembers, to tell a late worker why its
+# receipt is void. Forgotten ones are told as settled before.
+GONE_RANGES_MAX: Final = 1_000
+
 # What a topic's settings may be. Retention 0 ms: no limit by time.
 PARTITIONS_DEFAULT: Final = 1
 RETENTION_MS_MIN: Final = 1_000

@@ -19,7 +19,10 @@ from mom_gateway.openapi import Entry, build_document
 from mom_gateway.operations import Described
 from mom_gateway.routes import leases, messages, records
 from mom_gateway.routes.cluster import CLUSTER
+from mom_gateway.routes.dead_letters import DEAD_LETTERS
 from mom_gateway.routes.health import HEALTH
+from mom_gateway.routes.operations import OPERATIONS
+from mom_gateway.routes.purges import PURGES
 from mom_gateway.routes.queues import QUEUES
 from mom_gateway.routes.subscriptions import SUBSCRIPTIONS
 from mom_gateway.routes.tokens import TOKENS
@@ -37,6 +40,9 @@ CONTROL_ROUTES: Final[tuple[Described, ...]] = (
     TOPICS,
     QUEUES,
     SUBSCRIPTIONS,
+    DEAD_LETTERS,
+    PURGES,
+    OPERATIONS,
     CLUSTER,
     TOKENS,
     HEALTH,

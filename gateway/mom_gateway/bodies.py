@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from mom_client.results import DeadLetter
 from mom_core import limits
 from mom_core.errors import InvalidArgumentError, MomError
 from mom_core.ids import id_text, parse_id
@@ -126,6 +127,21 @@ class ReceivedMessage(MessageOut, omit_defaults=True, kw_only=True):
     lease_ms: Annotated[
         int, Meta(description="The lease's length. Count it from when you sent the request.")
     ]
+
+
+class DeadLetterOut(MessageOut, omit_defaults=True, kw_only=True):
+    """A dead letter; its offset is that in the queue which holds it."""
+
+    state: Annotated[str, Meta(description="ready, delayed, leased, dead or leaving.")]
+    reason: Annotated[str, Meta(description="Why it died: max_deliveries or expired.")]
+    deliveries: Annotated[int, Meta(description="How often it was tried.")]
+    first_delivered_at_ms: Annotated[int, Meta(description="0: it was never delivered.")]
+    died_at_ms: int
+    topic: Annotated[str, Meta(description="Where it died: a queue or topic.")]
+    subscription: str
+    origin_partition: int
+    origin_offset: int
+    redrives: Annotated[int, Meta(description="How often it was sent back before.")]
 
 
 Item = MessageIn | MomError
@@ -369,6 +385,28 @@ def show_record(offset: int, message: Message) -> RecordOut:
         offset=offset,
         timestamp_ms=message.timestamp_ms or 0,
         id=id_text(message.id) if message.id else "",
+    )
+    show_value(message, out)
+    return out
+
+
+def show_dead_letter(one: DeadLetter) -> DeadLetterOut:
+    """A dead letter as REST shows it."""
+    message, facts = one.message, one.facts
+    out = DeadLetterOut(
+        offset=one.offset,
+        timestamp_ms=message.timestamp_ms or 0,
+        id=id_text(message.id) if message.id else "",
+        state=one.state,
+        reason=facts.reason,
+        deliveries=facts.deliveries,
+        first_delivered_at_ms=facts.first_delivered_at_ms,
+        died_at_ms=facts.died_at_ms,
+        topic=facts.topic,
+        subscription=facts.subscription,
+        origin_partition=facts.partition,
+        origin_offset=facts.offset,
+        redrives=facts.redrives,
     )
     show_value(message, out)
     return out

@@ -53,14 +53,16 @@ METHODS: Final = frozenset(
             for name in (
                 "Produce", "Fetch", "Receive", "Settle", "Browse", "AcquirePartitions",
                 "CommitOffsets", "ReleasePartitions", "SeekSubscription", "DescribePartitions",
+                "PurgeSubscription", "StartRedrive", "GetOperation", "ListOperations",
+                "CancelOperation",
             )
         ),
         *(
             _MASTER + name
             for name in (
                 "ListNodes", "SetNodeState", "CreateTopic", "GetTopic", "ListTopics", "AlterTopic",
-                "DeleteTopic", "CreateSubscription", "DeleteSubscription", "CreateToken",
-                "ListTokens", "RevokeToken", "GetCluster",
+                "DeleteTopic", "CreateSubscription", "AlterSubscription", "DeleteSubscription",
+                "CreateToken", "ListTokens", "RevokeToken", "GetCluster",
             )
         ),
     }

@@ -269,6 +269,8 @@ class DeliverySpec(_Camel, frozen=True, kw_only=True):
     retry_backoff_multiplier: float | None = None
     retry_backoff_max: str | None = None
     message_ttl: str | None = None
+    paused: bool | None = None
+    """Whether nothing is delivered for now."""
     rate: str | None = None
     """Messages handed out at the most, such as ``100/s``."""
     fair_by: str | None = None
@@ -286,6 +288,7 @@ class DeliverySpec(_Camel, frozen=True, kw_only=True):
             retry_backoff_multiplier=self.retry_backoff_multiplier,
             retry_backoff_max_ms=_milliseconds(self.retry_backoff_max, "retryBackoffMax"),
             message_ttl_ms=_milliseconds(self.message_ttl, "messageTtl"),
+            paused=self.paused,
             rate_per_s=None if self.rate is None else parse_rate_per_s(self.rate, "rate"),
             fair_by=self.fair_by,
         )
@@ -318,13 +321,16 @@ class TopicSpec(_Camel, frozen=True, kw_only=True):
     partitions: int | None = None
     retention: Retention = Retention()
     message_bytes_max: str | int | None = None
+    retain_until_acked: bool | None = None
+    """Whether a message goes when all subscriptions have handled it, and not before."""
     subscriptions: tuple[Subscription, ...] | None = None
     """None: unmanaged."""
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
 
     def settings(self) -> dict[str, object]:
         """What is managed, in the shown form of :mod:`mom_core.topics`."""
-        return _log_settings(self.partitions, self.retention, self.message_bytes_max)
+        log = _log_settings(self.partitions, self.retention, self.message_bytes_max)
+        return log | _given(retain_until_acked=self.retain_until_acked)
 
 
 class QueueSpec(DeliverySpec, frozen=True, kw_only=True):
@@ -336,12 +342,14 @@ class QueueSpec(DeliverySpec, frozen=True, kw_only=True):
     partitions: int | None = None
     retention: Retention = Retention()
     message_bytes_max: str | int | None = None
+    messages_max: int | None = None
+    """New messages are refused while it holds so many; 0: no bound."""
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
 
     def settings(self) -> dict[str, object]:
         """What is managed, in the shown form of :mod:`mom_core.topics`."""
         log = _log_settings(self.partitions, self.retention, self.message_bytes_max)
-        return log | self.delivery_settings()
+        return log | _given(messages_max=self.messages_max) | self.delivery_settings()
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,11 +8,14 @@ from contextlib import suppress
 
 from prometheus_client import CollectorRegistry
 
+from mom_broker.node.administration_service import AdministrationService
 from mom_broker.node.cache import BatchCache
 from mom_broker.node.dead_letter_target import DeadLetterTarget
+from mom_broker.node.floors import AckedFloors
 from mom_broker.node.forwarding import Forwarder
 from mom_broker.node.log_service import LogService
 from mom_broker.node.metrics import NodeMetrics
+from mom_broker.node.operations import Operations
 from mom_broker.node.ownership import Ownership
 from mom_broker.node.placed import PlacedPartitions
 from mom_broker.node.receive_stream import ReceiveStreams
@@ -23,6 +26,7 @@ from mom_broker.node.settings import NodeSettings
 from mom_broker.node.signal import WaitingRoom
 from mom_broker.node.stalls import StallWatch
 from mom_broker.node.subscription_service import SubscriptionService
+from mom_broker.node.totals import Totals
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.peers import GrpcTransport
 from mom_broker.rpc.server import RpcServer
@@ -74,7 +78,9 @@ class Node:
             parse_address(settings.listen), self._authenticator, ("mom.v1.Broker",)
         )
         logs = LogService(placed, self._room, metrics)
-        self.ownership.dead_letters = DeadLetterTarget(self._view, logs)
+        target = DeadLetterTarget(self._view, logs)
+        self.ownership.dead_letters = target
+        self.operations = Operations(self._view, self.ownership, store, target, clock)
         subscriptions = SubscriptionService(placed, self._room, metrics, store)
         self._service = BrokerService(
             settings.node_id,
@@ -83,9 +89,11 @@ class Node:
             logs,
             subscriptions,
             ReceiveStreams(subscriptions, placed, self._room),
+            AdministrationService(placed, self.operations, store),
+            Totals(self._view, self.ownership, store),
         )
         broker_pb2_grpc.add_BrokerServicer_to_server(self._service, self._server.grpc)
-        self._retention = Retention(self.ownership, store, clock)
+        self._retention = Retention(self.ownership, AckedFloors(placed), store, clock)
         self._stalls = StallWatch(self.ownership, self._view, store, clock)
         self._registration: Registration | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -141,6 +149,7 @@ class Node:
         await self._server.start()
         self.address = self._server.reached_at(self.settings.advertise)
         self.ownership.start()
+        self.operations.start()
         self._registration = Registration(
             self.settings,
             self.address,
@@ -169,6 +178,7 @@ class Node:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await self.operations.close()
         await self.ownership.close()
         await self._transport.close()
         await self._authenticator.close()

@@ -25,9 +25,9 @@ class DeadLetterTarget:
         """A topic or queue; None when there is none."""
         return self._view.topics.get(name)
 
-    def fair_header(self, topic: TopicConfig) -> str:
-        """The header by which a subscription of it takes turns; empty: none does."""
-        return fair_header(self._view.subscriptions.get(topic.topic_id, {}).values())
+    def fair_header(self, topic_id: str) -> str:
+        """The header by which a subscription of a topic takes turns; empty: none does."""
+        return fair_header(self._view.subscriptions.get(topic_id, {}).values())
 
     async def append(
         self, partition: PartitionId, batches: Sequence[bytes]

@@ -21,6 +21,7 @@ from typing import Final, Protocol
 import msgspec
 
 from mom_core import batch as codec
+from mom_core.dead_letters import EXPIRED, HEADER_PREFIX, MAX_DELIVERIES
 from mom_core.delivery import Change, DeadAddress, DeadMessage, DeadReason, Delivery
 from mom_core.errors import MomError, NotFoundError
 from mom_core.ids import uuid7
@@ -37,10 +38,9 @@ _log = logging.getLogger(__name__)
 RETRY_MS: Final = 100
 RETRY_MS_MAX: Final = 5_000
 
-HEADER_PREFIX: Final = "mom-dead-"
 _REASONS: Final = {
-    DeadReason.MAX_DELIVERIES: "max_deliveries",
-    DeadReason.EXPIRED: "expired",
+    DeadReason.MAX_DELIVERIES: MAX_DELIVERIES,
+    DeadReason.EXPIRED: EXPIRED,
 }
 
 
@@ -50,8 +50,8 @@ class Target(Protocol):
     def topic(self, name: str) -> TopicConfig | None:
         """A topic or queue; None when there is none."""
 
-    def fair_header(self, topic: TopicConfig) -> str:
-        """The header by which a subscription of it takes turns; empty: none does."""
+    def fair_header(self, topic_id: str) -> str:
+        """The header by which a subscription of a topic takes turns; empty: none does."""
 
     async def append(
         self, partition: PartitionId, batches: Sequence[bytes]
@@ -134,7 +134,7 @@ class DeadLetters:
         # What died must have died for the next owner, too, and under the same number.
         self._journal(self._delivery.address_dead(topic.topic_id))
         await self._durable()
-        sent, batches = await self._next_copies(self._target.fair_header(topic))
+        sent, batches = await self._next_copies(self._target.fair_header(topic.topic_id))
         if not sent:
             return
         results = await self._target.append(PartitionId(topic.topic_id, 0), batches)

@@ -77,6 +77,8 @@ class Ownership:
         """Wakes everyone who waits when partitions came or went."""
         self.dead_letters: Target
         """Where messages that can't be handled are sent; set before the start."""
+        self.on_opened: list[Callable[[OwnedPartition], None]] = []
+        """Told of each partition as it begins to be served."""
         self.tails_lost = 0
         """How often a partition was opened whose newest messages the store may have lost."""
         self._node_id = node_id
@@ -274,6 +276,8 @@ class Ownership:
         subscriptions.follow(self._view.subscriptions.get(partition.topic_id, {}))
         self.owned[partition] = OwnedPartition(log, subscriptions)
         self._errors.pop(partition, None)
+        for listener in self.on_opened:
+            listener(self.owned[partition])
 
     async def _raise_epoch(self, partition: PartitionId, used_epoch: int) -> None:
         """Write the next epoch into our own assignment, unless it changed meanwhile."""

@@ -54,7 +54,7 @@ from mom_core.ports import (
     Trimmed,
     TrimRule,
 )
-from mom_core.topics import TopicConfig, TopicKind
+from mom_core.topics import TopicConfig
 
 _log = logging.getLogger(__name__)
 
@@ -124,6 +124,8 @@ class Partition:
         self.on_arrival: list[Callable[[Sequence[Arrived]], None]] = []
         """Told of batches as they can be read, in order; of none when the ownership ends."""
         self.lost: MomError | None = None
+        self.backlog: Callable[[], int] = lambda: 0
+        """How many messages of a queue wait or are leased."""
         self.journal_bytes = 0
         self._config = config
         self._store = store
@@ -136,6 +138,7 @@ class Partition:
         self._last_append_time_ms = state.last_append_time_ms
         self._appends: deque[_PendingAppend] = deque()
         self._pending_bytes = 0
+        self._pending_messages = 0
         self._journal: list[bytes] = []
         self._journalled: asyncio.Future[None] | None = None
         self._snapshot_wanted = False
@@ -157,9 +160,11 @@ class Partition:
         header = codec.verify(data)
         self._check_sizes(header, data)
         self._check_room(len(data))
+        self._check_length()
         landed: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
         self._appends.append(_PendingAppend(data, header, landed))
         self._pending_bytes += len(data)
+        self._pending_messages += header.count
         self._budget.bytes += len(data)
         self._commit_soon()
         return landed
@@ -206,12 +211,32 @@ class Partition:
                 retry_after_ms=200,
             )
         config = self.config
-        if config.kind is TopicKind.QUEUE and self.size_bytes + size > config.retention_bytes:
+        if config.refuses_when_full and self.size_bytes + size > config.retention_bytes:
             raise OverloadedError(
-                f"queue {config.name!r} is full: partition {self.id.index} holds {self.size_bytes} "
-                f"bytes and retention_bytes is {config.retention_bytes}; receive and ack messages, "
-                "or raise retention_bytes",
+                f"{config.kind} {config.name!r} is full: partition {self.id.index} holds "
+                f"{self.size_bytes} bytes and retention_bytes is {config.retention_bytes}; handle "
+                "and ack messages, or raise retention_bytes",
                 retry_after_ms=1_000,
+            )
+
+    def _check_length(self) -> None:
+        """Refuse messages of a queue that is as long as it may be.
+
+        A batch that comes below the bound lands whole: batches are atomic, and one that is larger
+        than the bound would else never land.
+        """
+        config = self.config
+        share = config.partition_messages_max
+        if not share:
+            return
+        count = self.backlog() + self._pending_messages
+        if count >= share:
+            raise OverloadedError(
+                f"queue {config.name!r} is full: partition {self.id.index} holds {count} messages, "
+                f"and its share of messages_max ({config.messages_max}) is {share}; receive and "
+                "ack messages, purge the queue, or raise messages_max",
+                retry_after_ms=1_000,
+                details={"messages": str(count), "messages_max": str(config.messages_max)},
             )
 
     # Group commit.
@@ -236,6 +261,7 @@ class Partition:
         appends = self._take_appends()
         # Counted now: those that a full store refuses are taken out of the list.
         size = sum(len(one.data) for one in appends)
+        messages = sum(one.header.count for one in appends)
         journal = b"".join(self._journal)
         journalled, self._journal, self._journalled = self._journalled, [], None
         snapshot = None
@@ -251,6 +277,7 @@ class Partition:
             raise
         finally:
             self._pending_bytes -= size
+            self._pending_messages -= messages
             self._budget.bytes -= size
         self.journal_bytes = 0 if snapshot is not None else self.journal_bytes + len(journal)
         if journalled is not None:

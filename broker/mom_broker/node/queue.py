@@ -153,6 +153,19 @@ class QueueReader:
         self.arm()
         return self._journalled
 
+    async def caught_up(self) -> None:
+        """Wait until the log that was there before this reader has been read."""
+        if self._catching_up is not None:
+            await asyncio.wait((self._catching_up,))
+
+    def purge(self, *, leased: bool) -> Iterator[int]:
+        """Take away all that waits now, in steps; how many each was. See :meth:`durable`."""
+        self._expire()
+        for first, end in self.delivery.purgeable(self.delivery.arrived, leased=leased):
+            count, changes = self.delivery.purge(first, end, leased=leased)
+            self.note(changes)
+            yield count
+
     async def durable(self) -> None:
         """Wait until all that was journalled is durable. Raises what ended the ownership."""
         if self._journalled is not None:

@@ -2,7 +2,8 @@
 
 A topic keeps messages for a time and up to a number of bytes a partition. A queue keeps each
 message until it is acknowledged (and, if asked for, no longer than a time); its bytes are a bound
-on what it takes in, never a reason to drop a message.
+on what it takes in, never a reason to drop a message. A topic that retains until acked is kept as
+a queue is, with all of its subscriptions.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from mom_broker.node.floors import AckedFloors
 from mom_broker.node.ownership import OwnedPartition, Ownership
 from mom_core.errors import MomError
 from mom_core.ports import Clock, Store, TrimRule
@@ -26,8 +28,11 @@ TOPIC_EVERY_SWEEPS: Final = 10
 class Retention:
     """Sweeps the partitions of a node."""
 
-    def __init__(self, ownership: Ownership, store: Store, clock: Clock) -> None:
+    def __init__(
+        self, ownership: Ownership, floors: AckedFloors, store: Store, clock: Clock
+    ) -> None:
         self._ownership = ownership
+        self._floors = floors
         self._store = store
         self._clock = clock
         self._sweeps = 0
@@ -48,18 +53,22 @@ class Retention:
                 _log.info("retention of %s waits: %s", owned.log.id, error.message)
 
     async def _trim(self, owned: OwnedPartition) -> None:
-        rule = self._rule(owned)
+        rule = await self._rule(owned)
         while rule is not None and owned.log.lost is None:
             trimmed = await owned.log.trim(rule)
             if not trimmed.more:
                 return
 
-    def _rule(self, owned: OwnedPartition) -> TrimRule | None:
+    async def _rule(self, owned: OwnedPartition) -> TrimRule | None:
         config = owned.log.config
         before_time_ms = self._store.now_ms() - config.retention_ms if config.retention_ms else None
         if config.kind is TopicKind.TOPIC:
-            if self._sweeps % TOPIC_EVERY_SWEEPS:
+            # One that refuses messages when it is full is looked at while it fills.
+            fills = config.retain_until_acked and 2 * owned.log.size_bytes > config.retention_bytes
+            if self._sweeps % TOPIC_EVERY_SWEEPS and not fills:
                 return None
+            if config.retain_until_acked:
+                return TrimRule(await self._floors.of(owned), before_time_ms, None)
             return TrimRule(None, before_time_ms, config.retention_bytes or None)
         reader = owned.subscriptions.readers.get(config.name)
         floor = reader.delivery.log_floor() if reader is not None else 0

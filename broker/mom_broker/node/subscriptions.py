@@ -267,6 +267,8 @@ class Subscriptions:
             clock=self._clock,
         )
         self.readers[name] = reader
+        if name == self._partition.config.name:
+            self._partition.backlog = lambda: state.backlog
 
     def _settle_settings(self, reader: QueueReader, config: SubscriptionConfig) -> None:
         assert self._partition is not None, "restored before it follows"

@@ -8,7 +8,8 @@ Every offset is in one of these states::
                └──┼────────────────┘  │  (with a backoff)            │
                   │                   └─ too many deliveries ─▶ dead ┤
                   ├─ expiry ─────────────────────────────────▶ dead ─┤ sent to the dead letters
-                  └─ expiry, skip, purge ────────────────────────────┘
+                  ├─ expiry, skip, purge ────────────────────────────┤
+                  └─ redrive ─▶ leaving ──────── landed elsewhere ───┘
 
 Waiting ones are ready, or delayed until a time. What is alike and consecutive is one range: the
 state's size follows the disorder and the special wishes of messages, not the backlog.

@@ -112,7 +112,7 @@ class Addressed(msgspec.Struct, array_like=True, tag="to", frozen=True):
 
 
 class Skipped(msgspec.Struct, array_like=True, tag="skip", frozen=True):
-    """Offsets [first, end) are no more: trimmed, lost by the store, expired, or purged."""
+    """Offsets [first, end) are no more: trimmed, lost by the store, or expired."""
 
     first: int
     end: int
@@ -133,8 +133,43 @@ class Carried(msgspec.Struct, array_like=True, tag="carry", frozen=True):
     end: int
 
 
+class Purged(msgspec.Struct, array_like=True, tag="purge", frozen=True):
+    """An administrator took away what waited of [first, end)."""
+
+    first: int
+    end: int
+    leased: bool = False
+    """Whether what was under lease went, too."""
+
+
+class Leaving(msgspec.Struct, array_like=True, tag="leave", frozen=True):
+    """Waiting messages are on their way to another queue or topic, as one batch of a redrive."""
+
+    operation_id: str
+    lane: str
+    ranges: tuple[tuple[int, int], ...]
+
+
+class Left(msgspec.Struct, array_like=True, tag="left", frozen=True):
+    """The batch that was on its way has landed, or its messages wait again."""
+
+    landed: bool
+
+
 Change = (
-    Leased | Extended | Settled | Returned | Died | DeadSent | Addressed | Skipped | Moved | Carried
+    Leased
+    | Extended
+    | Settled
+    | Returned
+    | Died
+    | DeadSent
+    | Addressed
+    | Skipped
+    | Moved
+    | Carried
+    | Purged
+    | Leaving
+    | Left
 )
 
 

@@ -64,6 +64,8 @@ class Policy(msgspec.Struct, frozen=True):
     """Whether a message whose time is over goes to the dead letters, too."""
     ttl_ms: int = 0
     """How long after its arrival a message expires; 0: never by that."""
+    paused: bool = False
+    """Whether nothing is leased for now."""
 
     groups_by_header: bool = False
     """Fair turns go by the column that the producer filled from a header; where a batch does not

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import Response
@@ -44,6 +45,11 @@ class TopicSettings(Struct, omit_defaults=True, kw_only=True):
     retention_ms: Duration = 604_800_000
     retention_bytes: Size = 1_073_741_824
     message_bytes_max: Size = 1_048_576
+    retain_until_acked: Annotated[
+        bool,
+        Meta(description="Remove a record when all subscriptions have handled it, and refuse new "
+             "ones at retention_bytes rather than remove old ones."),
+    ] = False  # fmt: skip
 
 
 class DeliverySettings(Struct, omit_defaults=True, kw_only=True):
@@ -79,6 +85,9 @@ class DeliverySettings(Struct, omit_defaults=True, kw_only=True):
     message_ttl_ms: Annotated[
         Duration, Meta(description="Messages expire so long after they came; 0: never by that.")
     ] = 0
+    paused: Annotated[
+        bool, Meta(description="Deliver nothing for now. Publishing and acks go on.")
+    ] = False
     rate_per_s: Annotated[
         Rate,
         Meta(description="Messages that are leased at the most, over all workers, such as 100/s or "
@@ -98,10 +107,14 @@ class QueueSettings(DeliverySettings, omit_defaults=True, kw_only=True):
     retention_ms: Annotated[Duration, Meta(description="0: until acknowledged.")] = 0
     retention_bytes: Size = 1_073_741_824
     message_bytes_max: Size = 1_048_576
+    messages_max: Annotated[
+        int,
+        Meta(description="While it holds so many, new messages are refused (429). 0: no bound."),
+    ] = 0
 
 
-class Topic(Struct, kw_only=True):
-    """A topic."""
+class TopicBase(Struct, kw_only=True):
+    """What topics and queues have both."""
 
     name: str
     kind: str
@@ -113,6 +126,12 @@ class Topic(Struct, kw_only=True):
     created_at_ms: int
 
 
+class Topic(TopicBase, kw_only=True):
+    """A topic."""
+
+    retain_until_acked: bool
+
+
 class QueueCounts(Struct):
     """Messages of a queue, over all partitions."""
 
@@ -120,6 +139,12 @@ class QueueCounts(Struct):
     delayed: Annotated[int, Meta(description="Their time has not come.")]
     leased: Annotated[int, Meta(description="A worker has them.")]
     dead: Annotated[int, Meta(description="On their way to the dead letters.")] = 0
+    oldest_ready_ms: Annotated[
+        int | None, Meta(description="Age of the oldest ready one; null: there is none.")
+    ] = None
+    oldest_unacked_ms: Annotated[
+        int | None, Meta(description="Age of the oldest of all; null: there is none.")
+    ] = None
     stalled_since_ms: Annotated[
         int,
         Meta(description="Since when nothing moves in a partition though it has messages and "
@@ -127,9 +152,10 @@ class QueueCounts(Struct):
     ] = 0  # fmt: skip
 
 
-class Queue(Topic, kw_only=True):
+class Queue(TopicBase, kw_only=True):
     """A queue."""
 
+    messages_max: int
     lease_ms: int
     ordering: str
     dead_letter: str
@@ -139,6 +165,7 @@ class Queue(Topic, kw_only=True):
     retry_backoff_multiplier: float
     retry_backoff_max_ms: int
     message_ttl_ms: int
+    paused: bool
     rate_per_s: Annotated[float, Meta(description="0: no limit.")]
     fair_by: str
     messages: Annotated[
@@ -172,6 +199,15 @@ class SubscriptionCounts(Struct):
     dead: int
     committed_offset: int
     member_id: str
+    lag: Annotated[int, Meta(description="Stream mode: messages not handled.")] = 0
+    lag_ms: Annotated[int, Meta(description="Stream mode: age of the first of them.")] = 0
+    oldest_ready_ms: Annotated[
+        int | None, Meta(description="Queue mode: age of the oldest ready message.")
+    ] = None
+    oldest_unacked_ms: Annotated[
+        int | None, Meta(description="Queue mode: age of the oldest message.")
+    ] = None
+    paused: Annotated[bool, Meta(description="Queue mode: nothing is delivered for now.")] = False
     stalled_since_ms: Annotated[
         int,
         Meta(description="Since when nothing moves though there are messages and workers, "
@@ -226,14 +262,39 @@ async def _counts(call: Call, queue: str) -> QueueCounts | None:
         return None
     if not all(partition.node_id for partition in partitions):
         return None
-    found = [one for each in partitions for one in each.subscriptions if one.name == queue]
+    return count_messages(partitions, queue)
+
+
+def count_messages(
+    partitions: Iterable[broker_pb2.PartitionDescription], subscription: str
+) -> QueueCounts:
+    """The counts of a queue-mode subscription over all partitions."""
+    found = [one for each in partitions for one in each.subscriptions if one.name == subscription]
     return QueueCounts(
         sum(one.ready for one in found),
         sum(one.delayed for one in found),
         sum(one.leased for one in found),
         sum(one.dead for one in found),
+        _oldest(found, "oldest_ready_ms"),
+        _oldest(found, "oldest_unacked_ms"),
         min((one.stalled_since_ms for one in found if one.stalled_since_ms), default=0),
     )
+
+
+def _oldest(
+    found: Iterable[broker_pb2.SubscriptionDescription],
+    field: Literal["oldest_ready_ms", "oldest_unacked_ms"],
+) -> int | None:
+    return max((age_of(one, field) or 0 for one in found if one.HasField(field)), default=None)
+
+
+def age_of(
+    one: broker_pb2.SubscriptionDescription,
+    field: Literal["oldest_ready_ms", "oldest_unacked_ms"],
+) -> int | None:
+    """An age, None where there is nothing to be old."""
+    age: int | None = getattr(one, field) if one.HasField(field) else None
+    return age
 
 
 async def patch_topic(call: Call, name: str, kind: TopicKind) -> Response:
@@ -293,6 +354,11 @@ def show_partition(one: broker_pb2.PartitionDescription) -> PartitionInfo:
                 each.dead,
                 each.committed_offset,
                 each.member_id,
+                each.lag.messages,
+                each.lag.behind_ms,
+                age_of(each, "oldest_ready_ms"),
+                age_of(each, "oldest_unacked_ms"),
+                each.paused,
                 each.stalled_since_ms,
                 each.workers,
             )
@@ -303,7 +369,7 @@ def show_partition(one: broker_pb2.PartitionDescription) -> PartitionInfo:
 
 # Routes and their descriptions, for a kind.
 
-_TOPIC_EXAMPLE: Final = {
+_COMMON_EXAMPLE: Final = {
     "name": "orders",
     "kind": "topic",
     "topic_id": "01912d68783e7a0384675661c1243ad4",
@@ -313,11 +379,13 @@ _TOPIC_EXAMPLE: Final = {
     "message_bytes_max": 1_048_576,
     "created_at_ms": 1_700_000_000_000,
 }
-_QUEUE_EXAMPLE: Final = _TOPIC_EXAMPLE | {
+_TOPIC_EXAMPLE: Final = _COMMON_EXAMPLE | {"retain_until_acked": False}
+_QUEUE_EXAMPLE: Final = _COMMON_EXAMPLE | {
     "name": "mail",
     "kind": "queue",
     "partitions": 1,
     "retention_ms": 0,
+    "messages_max": 0,
     "lease_ms": 30_000,
     "ordering": "priority",
     "dead_letter": "mail.dlq",
@@ -327,9 +395,18 @@ _QUEUE_EXAMPLE: Final = _TOPIC_EXAMPLE | {
     "retry_backoff_multiplier": 2.0,
     "retry_backoff_max_ms": 60_000,
     "message_ttl_ms": 0,
+    "paused": False,
+    "messages": {
+        "ready": 3,
+        "delayed": 0,
+        "leased": 1,
+        "dead": 0,
+        "oldest_ready_ms": 1_200,
+        "oldest_unacked_ms": 8_000,
+        "stalled_since_ms": 0,
+    },
     "rate_per_s": 100.0,
     "fair_by": "key",
-    "messages": {"ready": 3, "delayed": 0, "leased": 1, "dead": 0, "stalled_since_ms": 0},
 }
 _PARTITIONS_EXAMPLE: Final = {
     "partitions": [

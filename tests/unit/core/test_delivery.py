@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -56,13 +57,15 @@ class One:
     priority: int
     group: int
     state: str = "waiting"
-    """``waiting``, ``leased``, ``dead`` or ``settled``."""
+    """``waiting``, ``leased``, ``dead``, ``leaving`` or ``settled``."""
     lease_id: int = 0
     deadline_ms: int = 0
     deliveries: int = 0
     alone: bool = False
     reason: DeadReason | None = None
     carried: bool = False
+    gone: ErrorCode | None = None
+    """Why an administrator settled it."""
 
 
 @dataclass
@@ -149,6 +152,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.next_lease_id = 1
         self.leases: dict[int, list[int]] = {}
         self.sent = 0
+        self.lanes: dict[tuple[str, int], int] = {}
 
     def did(self, changes: list) -> None:
         self.journal += decode_changes(encode_changes(changes))
@@ -196,10 +200,14 @@ class DeliveryMachine(RuleBasedStateMachine):
         lease_id = self.next_lease_id
         self.next_lease_id += 1
         leasable = self.model.leasable(self.now_ms)
-        assert self.state.has_ready(self.now_ms) == bool(leasable)
+        paused = self.policy.paused
+        assert self.state.has_ready(self.now_ms) == (bool(leasable) and not paused)
         leased = self.state.lease(
             lease_id, messages_max=messages_max, lease_ms=lease_ms, now_ms=self.now_ms
         )
+        if paused:
+            assert leased is None
+            return
         if leased is None:
             assert not leasable
             return
@@ -277,7 +285,9 @@ class DeliveryMachine(RuleBasedStateMachine):
             return ErrorCode.INVALID_RECEIPT
         if one.state == "leased" and one.lease_id == lease_id and one.deadline_ms > self.now_ms:
             return None
-        return ErrorCode.ALREADY_SETTLED if one.state == "settled" else ErrorCode.LEASE_LOST
+        if one.state == "settled":
+            return one.gone or ErrorCode.ALREADY_SETTLED
+        return ErrorCode.REDRIVEN if one.state == "leaving" else ErrorCode.LEASE_LOST
 
     def settle_model(self, one: One, action: SettleAction, delay_ms: int | None) -> None:
         match action:
@@ -299,6 +309,56 @@ class DeliveryMachine(RuleBasedStateMachine):
             if one.state == "dead":
                 self.model.dead.remove(offset)
             one.state = "settled"
+
+    @rule()
+    def pause_or_resume(self) -> None:
+        self.policy = msgspec.structs.replace(self.policy, paused=not self.policy.paused)
+        self.state.policy = self.policy
+
+    @rule(below=st.integers(0, 60), leased=st.booleans())
+    def purge(self, below: int, leased: bool) -> None:
+        gone = [
+            one
+            for one in self.model.messages.values()
+            if one.offset < min(below, self.state.arrived)
+            and (one.state == "waiting" or (leased and one.state == "leased"))
+        ]
+        ranges = self.state.purgeable(below, leased=leased)
+        count = 0
+        for first, end in ranges:
+            purged, changes = self.state.purge(first, end, leased=leased)
+            count += purged
+            self.did(changes)
+        assert count == len(gone)
+        for one in gone:
+            one.state, one.gone = "settled", ErrorCode.PURGED
+
+    @precondition(lambda self: not self.state.leaving)
+    @rule(offsets=st.sets(st.integers(0, 40), min_size=1), lane=st.sampled_from("ab"))
+    def leave(self, offsets: set[int], lane: str) -> None:
+        waiting = [one for one in self.model.of("waiting") if one.offset in offsets]
+        waiting = [one for one in waiting if one.offset < self.end]
+        changes = self.state.leave("op", lane, offsets)
+        assert bool(changes) == bool(waiting)
+        self.did(changes)
+        for one in waiting:
+            one.state = "leaving"
+
+    @precondition(lambda self: self.state.leaving)
+    @rule(landed=st.booleans())
+    def left(self, landed: bool) -> None:
+        batch = self.state.leaving
+        lane = self.state.redrives.lane(batch.lane)
+        before, count = self.state.redrives.done_of("op"), batch.count
+        # A number that may have landed is never given to another batch of its producer.
+        used = self.lanes.get((batch.lane, lane.generation), 0)
+        assert lane.sequence == used
+        self.lanes[batch.lane, lane.generation] = used + 1
+        self.did(self.state.left(landed))
+        assert self.state.redrives.done_of("op") == before + count * landed
+        for one in self.model.of("leaving"):
+            one.state = "settled" if landed else "waiting"
+            one.gone = ErrorCode.REDRIVEN if landed else None
 
     @precondition(lambda self: self.model.of("waiting"))
     @rule(data=st.data(), delay_ms=st.sampled_from([0, 100, 1_500]))
@@ -364,7 +424,16 @@ class DeliveryMachine(RuleBasedStateMachine):
         counts = self.state.counts(self.now_ms)
         waiting = [one for one in self.model.of("waiting") if one.offset < self.end]
         delayed = [one for one in waiting if one.available_at_ms > self.now_ms]
-        assert counts.leased == len(self.model.of("leased"))
+        assert counts.leased == len(self.model.of("leased")) + len(self.model.of("leaving"))
+        assert self.state.backlog == counts.ready + counts.delayed + counts.leased
+        unsettled = [
+            one.offset
+            for one in self.model.messages.values()
+            if one.state != "settled" and one.offset < self.state.arrived
+        ]
+        assert self.state.oldest_unsettled() == min(unsettled, default=None)
+        ready = [one.offset for one in waiting if one.available_at_ms <= self.now_ms]
+        assert self.state.oldest_ready(self.now_ms) == min(ready, default=None)
         assert counts.delayed == len(delayed)
         assert counts.ready == len(waiting) - len(delayed)
         assert counts.dead == len(self.model.dead)
@@ -391,6 +460,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert (twin.floor, twin.arrived) == (self.state.floor, self.state.arrived)
         assert list(twin.dead()) == list(self.state.dead())
         assert shown(twin, self.now_ms) == shown(self.state, self.now_ms)
+        assert twin.redrives == self.state.redrives
 
     @invariant()
     def the_next_event_is_never_late(self) -> None:
@@ -411,6 +481,11 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.now_ms += 10_000
         self.advance()
         self.now_ms += 10_000
+        if self.policy.paused:
+            self.pause_or_resume()
+        if self.state.leaving:
+            self.left(landed=False)
+        self.advance()
         left = [one.offset for one in self.model.of("waiting") if one.offset < self.end]
         got: list[int] = []
         lease_id = self.next_lease_id
