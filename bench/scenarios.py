@@ -119,6 +119,26 @@ async def receive_and_ack(target: Target) -> float:
     return count / elapsed
 
 
+async def consume_each(target: Target) -> float:
+    """SDK: a worker that handles and acks one message at a time, up to 100 ahead, messages a
+    second."""
+    count = target.count(50_000)
+    async with mom_client.connect(target.nodes) as client:
+        name = await _fresh(client, target, "queue")
+        await client.publish_many(name, [VALUE] * count)
+        seen = 0
+        begun = time.perf_counter()
+        async with client.consume(name, at_once_max=100) as worker:
+            async for _ in worker:
+                worker.ack()
+                seen += 1
+                if seen == count:
+                    break
+        elapsed = time.perf_counter() - begun
+        await client.delete(name)
+    return count / elapsed
+
+
 async def _rest(target: Target, messages: int, requests: int) -> float:
     records = [{"value": "x" * 1024} for _ in range(messages)]
     async with mom_client.connect(target.nodes) as client:
@@ -150,6 +170,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[Target], Awaitable[float]]]] = {
     "SDK publish, one awaitable each": ("msg/s", publish_each),
     "SDK stream read": ("msg/s", stream_read),
     "SDK receive+ack": ("msg/s", receive_and_ack),
+    "SDK consume, one at a time": ("msg/s", consume_each),
     "REST 100-message batches": ("msg/s", rest_batches),
     "REST single requests": ("req/s", rest_single),
     "SDK publish p50 at depth one": ("ms", publish_latency),

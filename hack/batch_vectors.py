@@ -16,7 +16,7 @@ from mom_core.message import Message
 
 BASE_ID = bytes.fromhex("01932f1c9a007abc8123456789abcdef")
 TIMESTAMP_MS = 1_700_000_000_000
-CASES: list[tuple[str, list[tuple[Message, int | None]], dict[str, int]]] = [
+CASES: list[tuple[str, list[tuple[Message, int | None]], dict[str, Any]]] = [
     ("one empty value", [(Message(b""), None)], {}),
     ("text without keys", [(Message(b"a", content_type="text/plain"), None)] * 3, {}),
     (
@@ -43,6 +43,15 @@ CASES: list[tuple[str, list[tuple[Message, int | None]], dict[str, int]]] = [
         [(Message(b"the same again " * 8), None)] * 4,
         {"compression": batch.COMPRESSION_ZLIB},
     ),
+    (
+        "groups by the header tenant",
+        [
+            (Message(b"1", headers={"tenant": "a"}), None),
+            (Message(b"2"), None),
+            (Message(b"3", priority=1, headers={"tenant": "b", "other": "a"}), None),
+        ],
+        {"group_header": "tenant"},
+    ),
 ]
 
 
@@ -68,8 +77,10 @@ def vectors() -> list[dict[str, Any]]:
     for name, messages, options in CASES:
         builder = batch.BatchBuilder()
         for message, key_hash in messages:
-            builder.add(message, key_hash)
-        data = builder.build(base_id=BASE_ID, timestamp_ms=TIMESTAMP_MS, **options)
+            header = options.get("group_header")
+            builder.add(message, key_hash, batch.group_of(message, header) if header else None)
+        given = {name: value for name, value in options.items() if name != "group_header"}
+        data = builder.build(base_id=BASE_ID, timestamp_ms=TIMESTAMP_MS, **given)
         made.append(
             {
                 "name": name,

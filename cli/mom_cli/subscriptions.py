@@ -132,7 +132,14 @@ def describe(context: click.Context, topic: str, name: str) -> None:
     click.echo()
     columns: tuple[str, ...] = QUEUE_COLUMNS
     if document["mode"] == "stream":
-        columns = ("committed_offset", "high_watermark", "lag", "lag_ms", "member_id")
+        columns = (
+            "committed_offset",
+            "high_watermark",
+            "lag",
+            "lag_ms",
+            "member_id",
+            "stalled_since_ms",
+        )
     titles = {"lag_ms": "LAG IN TIME"}
     print_table(
         ["PARTITION", *(titles.get(one) or column_title(one) for one in columns)],

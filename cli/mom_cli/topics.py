@@ -188,7 +188,15 @@ def _print_description(kind: TopicKind, document: dict[str, Any]) -> None:
         )
 
 
-QUEUE_COLUMNS: Final = ("ready", "delayed", "leased", "dead", "oldest_ready_ms")
+QUEUE_COLUMNS: Final = (
+    "ready",
+    "delayed",
+    "leased",
+    "dead",
+    "oldest_ready_ms",
+    "workers",
+    "stalled_since_ms",
+)
 
 
 def column_title(column: str) -> str:
@@ -197,7 +205,9 @@ def column_title(column: str) -> str:
 
 
 def column_value(column: str, value: object) -> object:
-    """A count as it is, and an age for people."""
+    """A count as it is, and a moment or an age for people."""
+    if column == "stalled_since_ms":
+        return shown_setting(column, value)
     return shown_age(value) if column.endswith("_ms") else value
 
 
@@ -234,6 +244,8 @@ def subscription_document(counts: broker_pb2.SubscriptionDescription) -> dict[st
             "oldest_ready_ms": age_of(counts, "oldest_ready_ms"),
             "oldest_unacked_ms": age_of(counts, "oldest_unacked_ms"),
             "paused": counts.paused,
+            "workers": counts.workers,
+            "stalled_since_ms": counts.stalled_since_ms,
         }
     return {
         "name": counts.name,
@@ -243,6 +255,7 @@ def subscription_document(counts: broker_pb2.SubscriptionDescription) -> dict[st
         "members": counts.members,
         "lag": counts.lag.messages,
         "lag_ms": counts.lag.behind_ms,
+        "stalled_since_ms": counts.stalled_since_ms,
     }
 
 

@@ -8,7 +8,7 @@ what is safe to repeat within a bounded time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from mom_client.admin import Admin
@@ -16,6 +16,7 @@ from mom_client.administration import Administration
 from mom_client.calls import Caller
 from mom_client.connections import Connections
 from mom_client.group import Groups
+from mom_client.lease_streams import ArrivedLease, LeaseStreams
 from mom_client.options import EngineOptions
 from mom_client.producer import Producer
 from mom_client.queues import Queues
@@ -76,6 +77,7 @@ class Engine:
         self._queues = Queues(caller)
         self._administration = Administration(caller, self._queues)
         self._rescheduler = Rescheduler(caller)
+        self._caller = caller
         self._groups = Groups(caller)
 
     # Life.
@@ -216,6 +218,25 @@ class Engine:
             max_bytes=max_bytes,
             wait_ms=wait_ms,
             lease_ms=lease_ms,
+        )
+
+    def lease_streams(
+        self,
+        topic: str,
+        subscription: str,
+        *,
+        messages_max: int,
+        lease_ms: int,
+        accept: Callable[[ArrivedLease], None],
+    ) -> LeaseStreams:
+        """Messages as the owners push them, for a worker that has up to ``messages_max``."""
+        return LeaseStreams(
+            self._caller,
+            topic,
+            subscription,
+            messages_max=messages_max,
+            lease_ms=lease_ms,
+            accept=accept,
         )
 
     async def settle(

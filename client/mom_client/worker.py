@@ -10,9 +10,10 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from mom_client.lease_streams import ArrivedLease
 from mom_client.received import ReceivedMessage, messages_of_lease
 from mom_core.errors import MomError, TimedOutError
-from mom_core.limits import LEASE_MS_DEFAULT, WAIT_MS_MAX
+from mom_core.limits import LEASE_MS_DEFAULT
 from mom_core.ranges import RangeSet
 from mom_proto.v1 import broker_pb2
 
@@ -71,6 +72,16 @@ class QueueWorker:
         self._engine = engine
         self._at_once_max = at_once_max
         self._lease_ms = lease_ms
+        self._streams = engine.lease_streams(
+            topic,
+            subscription,
+            messages_max=at_once_max,
+            lease_ms=lease_ms,
+            accept=self._accept,
+        )
+        self._asked = False
+        """Whether somebody wants the next messages, or works on the last ones."""
+        self._not_begun: list[HeldLease] = []
         self._leases: set[HeldLease] = set()
         self._settles: list[broker_pb2.SettleRange] = []
         self._to_settle = asyncio.Event()
@@ -93,51 +104,85 @@ class QueueWorker:
 
         What an earlier call leased for a caller that was cancelled meanwhile comes first.
         """
-        left = [lease for lease in self._leases if not lease.begun]
-        if left:
-            return left
-        while True:
-            sent_ms = self._now_ms()
-            try:
-                batches = await self._engine.receive(
-                    self.topic,
-                    self.subscription,
-                    max_messages=self._at_once_max,
-                    wait_ms=WAIT_MS_MAX if wait_ms is None else wait_ms,
-                    lease_ms=self._lease_ms,
-                )
-            except MomError as error:
-                if wait_ms is not None or not error.retriable:
-                    raise
-                await asyncio.sleep(_RETRY_MS / 1000)
-                continue
-            if batches or wait_ms is not None:
-                break
+        self._asked = True
+        try:
+            async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
+                while not (found := self._found()):
+                    if not await self._streams.wait():
+                        await self._poll(may_raise=wait_ms is not None)
+        except TimeoutError:
+            return []
+        self._streams.took_up()
+        return found
+
+    def _found(self) -> list[HeldLease]:
+        """What is leased and not begun, in the order in which it came."""
+        self._not_begun = [one for one in self._not_begun if one in self._leases and not one.begun]
+        return list(self._not_begun)
+
+    def _accept(self, arrived: ArrivedLease) -> None:
+        """An owner pushed messages."""
+        lease = HeldLease(self, arrived.batch, arrived.leased_ms)
+        self._leases.add(lease)
+        self._not_begun.append(lease)
+        if self._asked:
+            self._to_renew.set()
+        else:
+            self.give_back(lease, lease.first)
+
+    def leave(self) -> None:
+        """Nobody asks for more now: give back what was not begun, until the next call of next."""
+        self._asked = False
+        self._streams.stop()
+        for lease in self._found():
+            self.give_back(lease, lease.first)
+
+    async def _poll(self, *, may_raise: bool) -> None:
+        """Ask for messages, in a call that nodes and gateways pass on."""
+        sent_ms = self._now_ms()
+        try:
+            batches = await self._engine.receive(
+                self.topic,
+                self.subscription,
+                max_messages=self._streams.room,
+                wait_ms=self._streams.poll_ms,
+                lease_ms=self._lease_ms,
+            )
+        except MomError as error:
+            if may_raise or not error.retriable:
+                raise
+            await asyncio.sleep(_RETRY_MS / 1000)
+            return
         # A request may have waited before its messages were leased: counting from when it was sent
         # only renews earlier.
         leases = [HeldLease(self, one, sent_ms) for one in batches]
+        self._streams.hold(sum(one.end - one.first for one in leases))
         self._leases.update(leases)
+        self._not_begun += leases
         self._to_renew.set()
-        return leases
 
     def settle(self, lease: HeldLease, offset: int, action: int, delay_ms: int = 0) -> None:
         """Settle one message in the background."""
         if offset in lease.gone:
             return
-        lease.gone.add(offset, offset + 1)
+        self._let_go(lease, offset, offset + 1)
         self._queue(lease, offset, offset + 1, action, delay_ms)
+
+    def _let_go(self, lease: HeldLease, first: int, end: int) -> None:
+        """These are settled, or lost."""
+        left = sum(high - low for low, high, gone in lease.gone.split(first, end) if not gone)
+        lease.gone.add(first, end)
         if not lease.open_ranges():
             self._leases.discard(lease)
+        self._streams.settled(left)
 
     def give_back(self, lease: HeldLease, first: int) -> None:
         """Release what is left of a lease from ``first`` on."""
         for start, end in lease.open_ranges():
             if end > first:
                 start = max(start, first)
-                lease.gone.add(start, end)
+                self._let_go(lease, start, end)
                 self._queue(lease, start, end, RELEASE)
-        if not lease.open_ranges():
-            self._leases.discard(lease)
 
     def is_held(self, lease: HeldLease, offset: int) -> bool:
         """Whether a message is still this worker's, as far as is known."""
@@ -167,6 +212,8 @@ class QueueWorker:
 
     async def close(self) -> None:
         """Settle what is due and give back the rest unhandled."""
+        self.leave()
+        await self._streams.ended()
         for lease in self._leases:
             for first, end in lease.open_ranges():
                 self._queue(lease, first, end, RELEASE)
@@ -243,9 +290,7 @@ class QueueWorker:
                 end = failure.first_offset + failure.count
                 if failure.error.code == TimedOutError.code.value:
                     continue
-                lease.gone.add(failure.first_offset, end)
-                if not lease.open_ranges():
-                    self._leases.discard(lease)
+                self._let_go(lease, failure.first_offset, end)
 
 
 def _range(

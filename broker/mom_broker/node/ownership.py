@@ -23,6 +23,8 @@ from mom_broker.node.cache import BatchCache
 from mom_broker.node.dead_letters import Target
 from mom_broker.node.dedup import DedupBudget
 from mom_broker.node.partition import Partition, PendingBudget
+from mom_broker.node.rates import QueueRates
+from mom_broker.node.signal import Signal
 from mom_broker.node.subscriptions import Subscriptions
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core import catalog
@@ -73,6 +75,8 @@ class Ownership:
         self.owned: dict[PartitionId, OwnedPartition] = {}
         self.budget = PendingBudget()
         self.dedup_budget = DedupBudget()
+        self.changed = Signal()
+        """Wakes everyone who waits when partitions came or went."""
         self.dead_letters: Target
         """Where messages that can't be handled are sent; set before the start."""
         self.on_opened: list[Callable[[OwnedPartition], None]] = []
@@ -85,6 +89,7 @@ class Ownership:
         self._cache = cache
         self._clock = clock
         self._random = random
+        self._rates = QueueRates(store.now_ms)
         self._opening: dict[PartitionId, asyncio.Task[None]] = {}
         self._errors: dict[PartitionId, MomError] = {}
         self._slots = asyncio.Semaphore(OPENING_AT_ONCE)
@@ -203,6 +208,7 @@ class Ownership:
         )
 
     def _wake(self) -> None:
+        self.changed.wake_all()
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -271,6 +277,7 @@ class Ownership:
             random=self._random,
             index=partition.index,
             dead_letters=self.dead_letters,
+            rates=self._rates,
         )
         log = Partition(
             partition,

@@ -265,6 +265,8 @@ class Redrive:
     async def _batch_data(self, batch: LeavingBatch) -> bytes | None:
         """The messages as a batch; None when all of them are gone."""
         builder = codec.BatchBuilder()
+        topic_id, _, _ = batch.lane.partition("/")
+        fair_header = self._target.fair_header(topic_id)
         timestamp_ms = 0
         for offset in batch.offsets:
             message = await self._reader.message(offset)
@@ -273,7 +275,11 @@ class Redrive:
                 continue
             alive = alive_again(message)
             timestamp_ms = timestamp_ms or alive.timestamp_ms or 0
-            builder.add(alive, None if alive.key is None else murmur2(alive.key))
+            builder.add(
+                alive,
+                None if alive.key is None else murmur2(alive.key),
+                codec.group_of(alive, fair_header) if fair_header else None,
+            )
         if not builder.count:
             return None
         lane = self._delivery.redrives.lane(batch.lane)

@@ -12,6 +12,7 @@ import grpc
 
 from mom_broker.node.administration_service import AdministrationService
 from mom_broker.node.log_service import LogService
+from mom_broker.node.receive_stream import ReceiveStreams
 from mom_broker.node.reschedule_service import RescheduleService
 from mom_broker.node.subscription_service import SubscriptionService
 from mom_broker.node.totals import Totals
@@ -35,6 +36,7 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         authenticator: Authenticator,
         logs: LogService,
         subscriptions: SubscriptionService,
+        streams: ReceiveStreams,
         administration: AdministrationService,
         totals: Totals,
         reschedules: RescheduleService,
@@ -46,6 +48,7 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         self._administration = administration
         self._totals = totals
         self._reschedules = reschedules
+        self._streams = streams
         self._watch = RoutingWatch(view)
 
     def stop(self) -> None:
@@ -94,6 +97,18 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
     ) -> broker_pb2.ReceiveResponse:
         """See the proto."""
         return await self._subscriptions.receive(self._who(context), request)
+
+    async def ReceiveStream(
+        self, request_iterator: AsyncIterator[broker_pb2.ReceiveStreamRequest], context: Context
+    ) -> AsyncIterator[broker_pb2.ReceiveStreamResponse]:
+        """See the proto."""
+        async with aclosing(
+            self._streams.receive(self._who(context), request_iterator)  # type: ignore[type-var]
+        ) as responses:
+            async for response in responses:
+                # A stream lasts longer than its token may be good.
+                self._who(context)
+                yield response
 
     async def Settle(
         self, request: broker_pb2.SettleRequest, context: Context

@@ -185,6 +185,11 @@ class Delivery:
             return min(self._waiting, default=None)
         return min((one for one in self._waiting if one not in self._delayed), default=None)
 
+    @property
+    def leased_count(self) -> int:
+        """Messages under lease, those included whose lease has just run out."""
+        return self._leased_count
+
     def ready_at_most(self) -> int:
         """A quick upper bound of what could be leased, delayed messages included."""
         return self._waiting_count

@@ -81,6 +81,8 @@ class Subscription(Struct, omit_defaults=True, kw_only=True):
     lag_ms: Annotated[
         int | None, Meta(description="Age of the first of them; 0: there is none.")
     ] = None
+    rate_per_s: float | None = None
+    fair_by: str | None = None
 
 
 class SubscriptionList(Struct):

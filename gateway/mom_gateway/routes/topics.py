@@ -34,6 +34,7 @@ MERGE_PATCH_TYPES: Final = ("application/merge-patch+json", *JSON_TYPES)
 Duration = Annotated[
     int | str, Meta(description="Milliseconds, or text such as 168h, 30s or 1h30m.")
 ]
+Rate = Annotated[float | str, Meta(description="A second, or text such as 100/s or 6000/m.")]
 Size = Annotated[int | str, Meta(description="Bytes, or text such as 10Gi or 500M.")]
 
 
@@ -95,6 +96,16 @@ class DeliverySettings(Struct, omit_defaults=True, kw_only=True):
     paused: Annotated[
         bool, Meta(description="Deliver nothing for now. Publishing and acks go on.")
     ] = False
+    rate_per_s: Annotated[
+        Rate,
+        Meta(description="Messages that are leased at the most, over all workers, such as 100/s or "
+             "6000/m; a plain number is a second's. 0: no limit."),
+    ] = 0.0  # fmt: skip
+    fair_by: Annotated[
+        str,
+        Meta(description="With ordering fair, what has a turn: key, or header:NAME, the value of a "
+             "header. Can't change."),
+    ] = "key"  # fmt: skip
 
 
 class QueueSettings(DeliverySettings, omit_defaults=True, kw_only=True):
@@ -144,6 +155,11 @@ class QueueCounts(Struct):
     oldest_unacked_ms: Annotated[
         int | None, Meta(description="Age of the oldest of all; null: there is none.")
     ] = None
+    stalled_since_ms: Annotated[
+        int,
+        Meta(description="Since when nothing moves in a partition though it has messages and "
+             "workers, milliseconds since the Unix epoch. 0: it moves, or there is nothing to do."),
+    ] = 0  # fmt: skip
 
 
 class Queue(TopicBase, kw_only=True):
@@ -160,6 +176,8 @@ class Queue(TopicBase, kw_only=True):
     retry_backoff_max_ms: int
     message_ttl_ms: int
     paused: bool
+    rate_per_s: Annotated[float, Meta(description="0: no limit.")]
+    fair_by: str
     messages: Annotated[
         QueueCounts | None,
         Meta(description="When one queue is asked for; null while a node can't be reached."),
@@ -200,6 +218,12 @@ class SubscriptionCounts(Struct):
         int | None, Meta(description="Queue mode: age of the oldest message.")
     ] = None
     paused: Annotated[bool, Meta(description="Queue mode: nothing is delivered for now.")] = False
+    stalled_since_ms: Annotated[
+        int,
+        Meta(description="Since when nothing moves though there are messages and workers, "
+             "milliseconds since the Unix epoch. 0: it moves, or there is nothing to do."),
+    ] = 0  # fmt: skip
+    workers: Annotated[int, Meta(description="Workers that wait at it or have a stream.")] = 0
 
 
 class PartitionInfo(Struct):
@@ -263,6 +287,7 @@ def count_messages(
         sum(one.dead for one in found),
         _oldest(found, "oldest_ready_ms"),
         _oldest(found, "oldest_unacked_ms"),
+        min((one.stalled_since_ms for one in found if one.stalled_since_ms), default=0),
     )
 
 
@@ -344,6 +369,8 @@ def show_partition(one: broker_pb2.PartitionDescription) -> PartitionInfo:
                 age_of(each, "oldest_ready_ms"),
                 age_of(each, "oldest_unacked_ms"),
                 each.paused,
+                each.stalled_since_ms,
+                each.workers,
             )
             for each in one.subscriptions
         ],
@@ -387,7 +414,10 @@ _QUEUE_EXAMPLE: Final = _COMMON_EXAMPLE | {
         "dead": 0,
         "oldest_ready_ms": 1_200,
         "oldest_unacked_ms": 8_000,
+        "stalled_since_ms": 0,
     },
+    "rate_per_s": 100.0,
+    "fair_by": "key",
 }
 _PARTITIONS_EXAMPLE: Final = {
     "partitions": [

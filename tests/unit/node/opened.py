@@ -10,6 +10,7 @@ from mom_broker.node.dedup import DedupBudget
 from mom_broker.node.ownership import OwnedPartition
 from mom_broker.node.partition import Partition, PendingBudget
 from mom_broker.node.queue import LeasedSlice, QueueReader
+from mom_broker.node.rates import QueueRates
 from mom_broker.node.retention import CARRY_EVERY_SWEEPS, Retention
 from mom_broker.node.subscriptions import Subscriptions
 from mom_core import batch, topics
@@ -98,6 +99,7 @@ class Owner:
             random=SystemRandom(),
             index=0,
             dead_letters=NoDeadLetters(),
+            rates=QueueRates(self.clock.now_ms),
         )
         log = Partition(
             PARTITION,
@@ -122,7 +124,9 @@ class Owner:
 
     async def receive(self, name: str = "orders", lease_ms: int = 30_000) -> list[LeasedSlice]:
         """All that can be had at once."""
-        return await self.reader(name).receive(10_000, 8 << 20, lease_ms)
+        reader = self.reader(name)
+        leased = reader.lease(10_000, lease_ms)
+        return [] if leased is None else await reader.slices(leased, 8 << 20)
 
     async def settle(
         self, slices: Sequence[LeasedSlice], action: SettleAction, name: str = "orders"
