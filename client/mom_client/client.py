@@ -94,7 +94,7 @@ class Client:
 
     async def close(self) -> None:
         """Send what was published, then disconnect. A client can't be used after it."""
-        await asyncio.to_thread(self._io.close)
+        await self._io.close_from_loop()
 
     async def _run(
         self, work: Callable[[Engine], Coroutine[Any, Any, ResultT]], generation: int | None = None
@@ -129,7 +129,9 @@ class Client:
         if known is not loop or sink is None:
             sink = LoopSink(loop)
             self._sink = (loop, sink)
-        message = operations.make_message(value, key, headers, content_type, timestamp_ms, wishes)
+        message = operations.make_message(
+            value, key, headers, content_type, timestamp_ms, wishes, self._io.now_ms
+        )
         future: asyncio.Future[Published] = loop.create_future()
         self._io.hand_over(topic, message, partition, sink, future)
         return future

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
@@ -49,6 +48,7 @@ def make_message(
     content_type: str | None,
     timestamp_ms: int | None,
     wishes: Wishes,
+    now_ms: Callable[[], int],
 ) -> Message:
     """A message of Python values. Raises InvalidArgumentError."""
     data, own_type = encode_value(value)
@@ -66,19 +66,19 @@ def make_message(
         timestamp_ms,
     )
     if wishes:
-        _wish(message, **wishes)
+        _wish(message, now_ms(), **wishes)
     return message
 
 
 def _wish(
     message: Message,
+    now_ms: int,
     priority: int = 0,
     delay: float = 0,
     deliver_at_ms: int = 0,
     ttl: float = 0,
     expires_at_ms: int = 0,
 ) -> None:
-    now_ms = time.time_ns() // 1_000_000
     message.priority = priority
     message.deliver_at_ms = _moment(deliver_at_ms, delay, ("deliver_at_ms", "delay"), now_ms)
     message.expires_at_ms = _moment(expires_at_ms, ttl, ("expires_at_ms", "ttl"), now_ms)

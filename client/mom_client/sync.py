@@ -146,7 +146,9 @@ class Client:
 
         Raises OverloadedError when too much waits.
         """
-        message = operations.make_message(value, key, headers, content_type, timestamp_ms, wishes)
+        message = operations.make_message(
+            value, key, headers, content_type, timestamp_ms, wishes, self._io.now_ms
+        )
         future: Future[Published] = Future()
         # A result that is under way can't be cancelled, which set_result relies on.
         future.set_running_or_notify_cancel()

@@ -12,13 +12,12 @@ from typing import Final
 
 from mom_broker.node.ownership import OwnedPartition, Ownership
 from mom_core.errors import MomError
+from mom_core.limits import RETENTION_SWEEP_MS
 from mom_core.ports import Clock, Store, TrimRule
 from mom_core.topics import TopicKind
 
 _log = logging.getLogger(__name__)
 
-# How often partitions are looked at. A queue's acknowledged messages take room until then.
-SWEEP_INTERVAL_MS: Final = 1_000
 # Topics need no such haste: every so many sweeps.
 TOPIC_EVERY_SWEEPS: Final = 10
 
@@ -26,7 +25,14 @@ TOPIC_EVERY_SWEEPS: Final = 10
 class Retention:
     """Sweeps the partitions of a node."""
 
-    def __init__(self, ownership: Ownership, store: Store, clock: Clock) -> None:
+    def __init__(
+        self,
+        ownership: Ownership,
+        store: Store,
+        clock: Clock,
+        interval_ms: int = RETENTION_SWEEP_MS,
+    ) -> None:
+        self._interval_ms = interval_ms
         self._ownership = ownership
         self._store = store
         self._clock = clock
@@ -35,7 +41,7 @@ class Retention:
     async def run(self) -> None:
         """Sweep for as long as the node lives."""
         while True:
-            await self._clock.sleep(SWEEP_INTERVAL_MS)
+            await self._clock.sleep(self._interval_ms)
             await self.sweep()
 
     async def sweep(self) -> None:
