@@ -37,13 +37,16 @@ class InMemoryCluster:
         faults: Faults | None = None,
         door: Callable[[str, Store], Store] = lambda _, store: store,
     ) -> None:
-        """``host`` is a name for the addresses. ``door`` makes the store as a node sees it."""
+        """``host`` is a name for the addresses. ``door`` makes the store as a process has it."""
         self._host = host
         self._clock = clock
         self._random = random
         self._cadence = cadence
         self._door = door
         self.network = InProcessNetwork(faults)
+        """As clients have it."""
+        self.networks: dict[str, InProcessNetwork] = {}
+        """As each node has it."""
         self.store = MemoryStore(clock)
         self.nodes: dict[str, Node] = {}
         self._master: Master | None = None
@@ -65,7 +68,13 @@ class InMemoryCluster:
             open_to_all=True,
             cadence=self._cadence,
         )
-        self._master = Master(settings, self.store, self._clock, self._random, network=self.network)
+        self._master = Master(
+            settings,
+            self._door("master", self.store),
+            self._clock,
+            self._random,
+            network=self.network.beside(),
+        )
         await self._master.start()
         await self._master.until_leading()
         for index in range(nodes_count):
@@ -84,7 +93,8 @@ class InMemoryCluster:
             cadence=self._cadence,
         )
         store = self._door(node_id, self.store)
-        node = Node(settings, store, self._clock, self._random, network=self.network)
+        network = self.networks[node_id] = self.network.beside()
+        node = Node(settings, store, self._clock, self._random, network=network)
         self.nodes[node_id] = node
         await node.start()
         return node

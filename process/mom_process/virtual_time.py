@@ -75,6 +75,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Let time stand still at the next rest. For callbacks of this loop."""
         self._pauses = True
 
+    def finish(self) -> None:
+        """Cancel what is left, wait for its end, and close. For when the loop was stopped."""
+        self.runs_free = True
+        left = asyncio.all_tasks(self)
+        for task in left:
+            task.cancel()
+        if left:
+            self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self.run_until_complete(self.shutdown_asyncgens())
+        self.close()
+
     # What asyncio's own loop is built on.
 
     def _write_to_self(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
@@ -46,16 +47,26 @@ def failure(
 
 
 class InProcessNetwork:
-    """The Network port in memory. Belongs to one event loop."""
+    """The Network port in memory, as one process has it. Belongs to one event loop."""
 
     def __init__(self, faults: Faults | None = None) -> None:
         self.faults = faults
+        self.is_cut = False
         self._servers: dict[str, _Server] = {}
-        self._next_port = _FIRST_PORT
+        self._ports = itertools.count(_FIRST_PORT)
+        self._channels: list[_Channel] = []
+
+    def beside(self) -> InProcessNetwork:
+        """The same network, as another process has it."""
+        other = InProcessNetwork(self.faults)
+        other._servers, other._ports = self._servers, self._ports
+        return other
 
     def channel(self, address: str, options: Options) -> grpc.aio.Channel:
         """See :class:`mom_broker.rpc.network.Network`, as for every method here."""
-        return _Channel(self, address)
+        channel = _Channel(self, address)
+        self._channels.append(channel)
+        return channel
 
     def server(
         self, interceptors: Sequence[Any], options: Options, calls_max: int
@@ -64,22 +75,33 @@ class InProcessNetwork:
 
     def bind(self, server: grpc.aio.Server, listen: Address) -> int:
         assert isinstance(server, _Server), "a server of another network"
-        port = listen.port or self._next_port
-        self._next_port = max(self._next_port, port) + 1
+        port = listen.port or next(self._ports)
         server.address = str(Address(listen.host, port))
         return port
 
-    def cut(self, address: str) -> None:
-        """Let a server vanish without a word: its calls end, and none reaches it any more."""
-        server = self._servers.pop(address, None)
-        if server is not None:
-            server.end_calls("the connection broke")
+    def cut(self) -> None:
+        """Part this process from all others: calls to it and by it end, and no more get through."""
+        self.is_cut = True
+        for server in tuple(self._servers.values()):
+            if server.network is self:
+                server.end_calls("the connection broke")
+        for channel in self._channels:
+            channel.end_calls("the connection broke")
+
+    def forget(self, channel: _Channel) -> None:
+        """A channel was closed."""
+        if channel in self._channels:
+            self._channels.remove(channel)
+
+    def mend(self) -> None:
+        """Undo :meth:`cut`."""
+        self.is_cut = False
 
     def find(self, address: str) -> _Server:
         """The server at an address. Raises UNAVAILABLE."""
         server = self._servers.get(address)
-        if server is None:
-            raise failure(grpc.StatusCode.UNAVAILABLE, f"nobody listens at {address}")
+        if server is None or self.is_cut or server.network.is_cut:
+            raise failure(grpc.StatusCode.UNAVAILABLE, f"nobody answers at {address}")
         return server
 
     def listen(self, server: _Server) -> None:
@@ -130,11 +152,12 @@ class _Server(grpc.aio.Server):
 
     def __init__(self, network: InProcessNetwork, interceptors: Sequence[Any]) -> None:
         self.address = ""
-        self._network = network
+        self.network = network
         self._interceptors = tuple(interceptors)
         self._generic: list[grpc.GenericRpcHandler] = []
         self._handlers: dict[str, Any] = {}
-        self._calls: set[_Call] = set()
+        # Ordered, as all here, so that a simulation runs the same each time.
+        self._calls: dict[_Call, None] = {}
         self._context = contextvars.copy_context()
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Any) -> None:
@@ -147,10 +170,10 @@ class _Server(grpc.aio.Server):
         raise NotImplementedError("there are no secrets within a process")
 
     async def start(self) -> None:
-        self._network.listen(self)
+        self.network.listen(self)
 
     async def stop(self, grace: float | None) -> None:
-        self._network.unlisten(self)
+        self.network.unlisten(self)
         tasks = [call.task for call in self._calls]
         if tasks and grace:
             await asyncio.wait(tasks, timeout=grace)
@@ -170,8 +193,8 @@ class _Server(grpc.aio.Server):
         """Run the server's half of a call, as a task that knows nothing of the caller's context."""
         loop = asyncio.get_running_loop()
         task = loop.create_task(call.serve(self), context=self._context.copy())
-        self._calls.add(call)
-        task.add_done_callback(lambda _: self._calls.discard(call))
+        self._calls[call] = None
+        task.add_done_callback(lambda _: self._calls.pop(call, None))
         return task
 
     async def handler(self, method: str, metadata: Metadata) -> Any:
@@ -211,7 +234,7 @@ class _Call:
         """Begin. Raises UNAVAILABLE."""
         server = self._channel.network.find(self._channel.address)
         self.task = server.begin(self)
-        self._channel.calls.add(self)
+        self._channel.calls[self] = None
         self.task.add_done_callback(self._done)
         if timeout is not None:
             loop = asyncio.get_running_loop()
@@ -219,7 +242,7 @@ class _Call:
             self._timer = loop.call_later(timeout, self.end, code, "Deadline Exceeded")
 
     def _done(self, task: asyncio.Task[Any]) -> None:
-        self._channel.calls.discard(self)
+        self._channel.calls.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
         if not task.cancelled():
@@ -361,7 +384,7 @@ class _Channel(grpc.aio.Channel):
     def __init__(self, network: InProcessNetwork, address: str) -> None:
         self.network = network
         self.address = address
-        self.calls: set[_Call] = set()
+        self.calls: dict[_Call, None] = {}
         self._closed = False
 
     async def __aenter__(self) -> _Channel:
@@ -370,8 +393,14 @@ class _Channel(grpc.aio.Channel):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    def end_calls(self, reason: str) -> None:
+        """End all that is under way, as a connection that breaks does."""
+        for call in tuple(self.calls):
+            call.end(grpc.StatusCode.UNAVAILABLE, reason)
+
     async def close(self, grace: float | None = None) -> None:
         self._closed = True
+        self.network.forget(self)
         for call in tuple(self.calls):
             call.cancel()
 
