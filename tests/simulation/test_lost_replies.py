@@ -1,4 +1,4 @@
-"""A call that was carried out and whose reply was lost is made again: its caller must not notice."""
+"""A call that was carried out and whose reply was lost is made again, and nobody notices."""
 
 from __future__ import annotations
 

@@ -37,7 +37,11 @@ async def test_a_worker_gets_each_message_at_its_time(mom_broker: TestBroker) ->
     """However far the clock is moved at once."""
     client, clock = mom_broker.client(), mom_broker.clock
     await client.create_queue(
-        "emails", retry_backoff_ms=60_000, max_deliveries=3, dead_letter="emails.dlq"
+        "emails",
+        retry_backoff_ms=60_000,
+        retry_backoff_multiplier=2,
+        max_deliveries=3,
+        dead_letter="emails.dlq",
     )
     begin_ms = clock.now_ms()
     tries: list[int] = []
@@ -53,7 +57,7 @@ async def test_a_worker_gets_each_message_at_its_time(mom_broker: TestBroker) ->
     await client.publish("emails", "hi", delay=3600)
     await clock.advance(DAY_S)
     worker.cancel()
-    assert tries == [3_600_000, 3_660_000, 3_780_000] or tries == [3_600_000, 3_660_000, 3_720_000]
+    assert tries == [3_600_000, 3_660_000, 3_780_000]
     [dead] = await client.receive("emails.dlq")
     assert dead.headers["mom-dead-deliveries"] == "3"
 
@@ -159,9 +163,7 @@ def test_without_asyncio() -> None:
         assert handled == [1, 2, 3]
 
 
-async def test_a_call_that_only_time_would_end_is_told_of(
-    mom_broker: TestBroker, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_call_that_only_time_would_end_is_told_of(mom_broker: TestBroker) -> None:
     client = mom_broker.client()
     await client.create_queue("emails")
     mom_broker._home.loop.long_rest_s = 0.001
