@@ -39,8 +39,11 @@ class Home(Protocol):
     def now_ms(self) -> int:
         """Its wall clock."""
 
+    def note_message(self) -> None:
+        """A client's user has published a message. From any thread."""
+
     def note_call(self) -> None:
-        """A client's user has called something. From any thread."""
+        """A client's user has called something that will be answered. From any thread."""
 
     def note_answer(self) -> None:
         """A call's answer is on its way to its user. From the loop."""
@@ -104,7 +107,7 @@ class HomeIo(IoThread):
     ) -> None:
         """See :class:`IoThread`. Its result comes before the cluster rests."""
         super().hand_over(topic, message, partition, sink, token)
-        self._home.note_call()
+        self._home.note_message()
 
     def close(self, timeout_seconds: float | None = None) -> None:
         """See :class:`IoThread`."""

@@ -184,14 +184,15 @@ class _Home:
         self.address = ""
         self.loop = VirtualLoop()
         self.activity = 0
-        """Grows with each call and each answer."""
+        """Grows with each message, call and answer."""
         self.quiet_at = -1
         """The activity at which all had settled."""
         self._clock = VirtualClock(self.loop, start_ms)
         self._cluster: InMemoryCluster | None = None
         self._engines: list[Engine] = []
-        self._calls = 0
-        self._answers = 0
+        self._counting = threading.Lock()
+        self._waiting = 0
+        """Calls that are not answered yet."""
         self._thread = threading.Thread(target=self._run, name="mom-test-broker", daemon=True)
 
     # For clients: see mom_client.in_memory.Home.
@@ -218,13 +219,19 @@ class _Home:
         self._engines.append(engine)
         return engine
 
+    def note_message(self) -> None:
+        with self._counting:
+            self.activity += 1
+
     def note_call(self) -> None:
-        self.activity += 1
-        self._calls += 1
+        with self._counting:
+            self.activity += 1
+            self._waiting += 1
 
     def note_answer(self) -> None:
-        self.activity += 1
-        self._answers += 1
+        with self._counting:
+            self.activity += 1
+            self._waiting -= 1
         self.loop.pause()
 
     def has_other_threads(self) -> bool:
@@ -275,11 +282,12 @@ class _Home:
         self.loop.finish()
 
     def _tell_who_waits(self) -> None:
-        waiting = self._calls - self._answers
-        if waiting > 0:
+        if self._waiting > 0:
+            self.loop.on_long_rest = None
             _log.warning(
-                "calls to the TestBroker wait while its clock stands still: advance the clock in "
-                "another task, or wait for nothing that only time brings"
+                "%d calls to the TestBroker wait, and its clock stands still: if nothing else is "
+                "to come, advance the clock in another task, or call without a wait",
+                self._waiting,
             )
 
 

@@ -34,7 +34,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.on_long_rest: Callable[[], None] | None = None
         """Called in this loop's thread when a rest lasts ``long_rest_s`` of the machine's time."""
-        self.long_rest_s = 1.0
+        self.long_rest_s = 5.0
         self._now_s = 0.0
         self._end_s = 0.0
         self.runs_free = runs_free
@@ -104,6 +104,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         next_s = scheduled[0].when() if scheduled else None
         self._rest(next_s)
         return ()
+
+    def __del__(self) -> None:
+        """One that was never run has nothing that would need closing."""
 
     def close(self) -> None:
         """As of any loop; who still travels is told so."""
