@@ -318,30 +318,33 @@ class _Call:
             yield read(request)
 
 
-class _StreamOfReplies:
+class _StreamCall:
     """A call that answers with a stream, as its caller sees it."""
 
-    def __init__(self, call: _Call, read: Callable[[bytes], Any]) -> None:
+    def __init__(
+        self, call: _Call, write: Callable[[Any], bytes], read: Callable[[bytes], Any]
+    ) -> None:
         self._call = call
-        self._read = read
+        self._serialize = write
+        self._deserialize = read
         self._error: BaseException | None = None
         self._feeding: asyncio.Task[None] | None = None
 
-    def start(self, requests: Any, write: Callable[[Any], bytes], timeout: float | None) -> None:
-        """Begin; requests are a message or an iterator of some."""
+    def start(self, requests: AsyncIterator[Any] | None, timeout: float | None) -> None:
+        """Begin. Without an iterator of requests the caller writes them one by one."""
         try:
             self._call.start(timeout)
         except grpc.aio.AioRpcError as error:
             self._error = error
             return
         self._call.task.add_done_callback(self._on_end)
-        loop = asyncio.get_running_loop()
-        self._feeding = loop.create_task(self._feed(requests, write))
+        if requests is not None:
+            self._feeding = asyncio.get_running_loop().create_task(self._feed(requests))
 
-    async def _feed(self, requests: Any, write: Callable[[Any], bytes]) -> None:
+    async def _feed(self, requests: AsyncIterator[Any]) -> None:
         try:
             async for request in requests:
-                await self._call.put(write(request))
+                await self._call.put(self._serialize(request))
             await self._call.put(None)
         except Exception as error:
             self._call.end(grpc.StatusCode.INTERNAL, f"the caller's iterator failed: {error!r}")
@@ -353,7 +356,37 @@ class _StreamOfReplies:
         if self._call.replies.empty():
             self._call.replies.put_nowait(None)
 
-    def __aiter__(self) -> _StreamOfReplies:
+    async def write(self, request: Any) -> None:
+        """Send a message. Raises what ended the call, if it is over."""
+        await self._put(self._serialize(request))
+
+    async def done_writing(self) -> None:
+        """Send no more."""
+        await self._put(None)
+
+    async def _put(self, request: bytes | None) -> None:
+        if self._error is not None:
+            raise self._error
+        task = self._call.task
+        putting = asyncio.ensure_future(self._call.put(request))
+        try:
+            if not task.done():
+                await asyncio.wait((putting, task), return_when=asyncio.FIRST_COMPLETED)
+            if putting.done():
+                return
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        finally:
+            putting.cancel()
+        await self._call.result()
+        raise asyncio.InvalidStateError("RPC already finished.")
+
+    async def read(self) -> Any:
+        """The next message; grpc.aio.EOF at the end."""
+        return await anext(self, grpc.aio.EOF)
+
+    def __aiter__(self) -> _StreamCall:
         return self
 
     async def __anext__(self) -> Any:
@@ -367,7 +400,7 @@ class _StreamOfReplies:
                 self.cancel()
                 raise
             if reply is not None:
-                return self._read(reply)
+                return self._deserialize(reply)
         await self._call.result()
         raise StopAsyncIteration
 
@@ -450,16 +483,19 @@ class _Channel(grpc.aio.Channel):
         requests_of: Callable[[Any], Any],
     ) -> Any:
         def begin(
-            requests: Any,
+            requests: Any = None,
             *,
             timeout: float | None = None,
             metadata: Metadata | None = None,
             **_: object,
-        ) -> _StreamOfReplies:
-            call = self._call(method, metadata)
-            replies = _StreamOfReplies(call, response_deserializer or bytes)
-            replies.start(requests_of(requests), request_serializer or bytes, timeout)
-            return replies
+        ) -> _StreamCall:
+            call = _StreamCall(
+                self._call(method, metadata),
+                request_serializer or bytes,
+                response_deserializer or bytes,
+            )
+            call.start(None if requests is None else requests_of(requests), timeout)
+            return call
 
         return begin
 

@@ -67,9 +67,10 @@ class _Servicer(master_pb2_grpc.MasterServicer):
         return master_pb2.GetTopicResponse(topic={"name": who})
 
     async def RegisterNode(self, beats: Any, context: Any) -> AsyncIterator[Any]:
-        async for _ in beats:
+        async for beat in beats:
             yield master_pb2.MasterBeat(partitions_placed=1)
-            raise NotFoundError("gone")
+            if not beat.leaving:
+                raise NotFoundError("gone")
 
 
 class _Fixture:
@@ -176,6 +177,54 @@ async def test_an_error_inside_a_stream(opened: _Fixture, network: Network) -> N
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await anext(replies)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_stream_that_is_written_and_read_step_by_step(
+    opened: _Fixture, network: Network
+) -> None:
+    async with network.channel(opened.address, ()) as channel:
+        call = master_pb2_grpc.MasterStub(channel).RegisterNode()
+        for _ in range(200):
+            await call.write(master_pb2.NodeBeat(leaving=True))
+            assert (await call.read()).partitions_placed == 1
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+        with pytest.raises(asyncio.InvalidStateError):
+            await call.write(master_pb2.NodeBeat())
+
+
+async def _write_for_ever(call: Any) -> None:
+    while True:
+        await call.write(master_pb2.NodeBeat())
+
+
+async def test_a_stream_that_ends_while_it_is_written(opened: _Fixture, network: Network) -> None:
+    async with network.channel(opened.address, ()) as channel:
+        call = master_pb2_grpc.MasterStub(channel).RegisterNode()
+        with pytest.raises((grpc.aio.AioRpcError, asyncio.InvalidStateError)):
+            await _write_for_ever(call)
+
+
+async def test_a_stream_that_its_caller_cancels(opened: _Fixture, network: Network) -> None:
+    async with network.channel(opened.address, ()) as channel:
+        call = master_pb2_grpc.MasterStub(channel).RegisterNode()
+        await call.write(master_pb2.NodeBeat(leaving=True))
+        assert (await call.read()).partitions_placed == 1
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call.read()
+
+
+async def test_a_stream_at_a_server_that_stops(opened: _Fixture, network: Network) -> None:
+    async with network.channel(opened.address, ()) as channel:
+        call = master_pb2_grpc.MasterStub(channel).RegisterNode()
+        await call.write(master_pb2.NodeBeat(leaving=True))
+        assert (await call.read()).partitions_placed == 1
+        reading = asyncio.create_task(call.read())
+        await opened.server.stop(0)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await reading
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_health_is_open_to_all_and_calls_are_not(
