@@ -92,6 +92,11 @@ def _print(
     word = {"True": "Ready", "False": "Not ready"}.get(ready, "Unknown")
     metadata = cluster["metadata"]
     click.echo(f"{metadata['namespace']}/{metadata['name']}: {word}. {message}")
+    if _is_paused(found):
+        click.echo(
+            "PAUSED: nobody looks after it while the annotation mom.dev/pause is there, and what "
+            "is shown is as it was before"
+        )
     click.echo()
     print_facts(_facts(cluster, found))
     click.echo()
@@ -126,6 +131,10 @@ def _print(
             ([one["at"], one["reason"], one["message"]] for one in warnings),
             "",
         )
+
+
+def _is_paused(found: dict[str, Any]) -> bool:
+    return any(one.get("reason") == "Paused" for one in found.get("conditions", ()))
 
 
 def _facts(cluster: dict[str, Any], found: dict[str, Any]) -> list[tuple[str, object]]:

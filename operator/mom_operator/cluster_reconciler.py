@@ -39,6 +39,7 @@ from mom_operator.resources import Child, Inputs, OperatorSettings, desired, pod
 from mom_operator.secret_values import Values, completed, decoded, names_to_read, problem_of
 from mom_operator.spec import Cluster, SpecError, parse_cluster
 from mom_operator.status_writer import write_status
+from mom_operator.volumes import Volumes
 
 # Looking again at a cluster that is in order: one call to its master, none to the API server.
 RESYNC_MS: Final = 5_000
@@ -90,6 +91,7 @@ class ClusterReconciler:
         self._random = random
         self._topics_due = topics_due
         self._master_address = master_address
+        self._volumes = Volumes(kube)
         self._admins: dict[Key, Admin] = {}
         self._expected: dict[Key, tuple[dict[str, str], int]] = {}
 
@@ -122,24 +124,24 @@ class ClusterReconciler:
                 return None
             return await self._reconcile(key, obj, cluster, now)
         except SpecError as error:
-            problem = Problem(status.INVALID_SPEC, error.message)
-            await write_status(
-                self._kube,
-                self._registry,
-                obj,
-                status.refused_status(before, generation, problem, now),
-            )
+            await self._refuse(obj, Problem(status.INVALID_SPEC, error.message), now)
             return None
         except KubeError as error:
             if error.code is ErrorCode.FORBIDDEN:
-                problem = Problem(FORBIDDEN, error.message)
-                await write_status(
-                    self._kube,
-                    self._registry,
-                    obj,
-                    status.refused_status(before, generation, problem, now),
-                )
+                await self._refuse(obj, Problem(FORBIDDEN, error.message), now)
             raise
+        except (MomError, TimeoutError):
+            raise
+        except Exception as error:  # Who waits for the cluster does not read the operator's log.
+            problem = Problem(conditions.INTERNAL_ERROR, conditions.told_defect(error))
+            await self._refuse(obj, problem, now)
+            raise
+
+    async def _refuse(self, obj: Any, problem: Problem, now: datetime) -> None:
+        before = obj.get("status") or {}
+        generation = obj["metadata"].get("generation", 0)
+        after = status.refused_status(before, generation, problem, now)
+        await write_status(self._kube, self._registry, obj, after)
 
     async def _reconcile(self, key: Key, obj: Any, cluster: Cluster, now: datetime) -> int | None:
         names = Names(cluster.name, cluster.namespace, self.settings.cluster_domain)
@@ -150,6 +152,8 @@ class ClusterReconciler:
         children = desired(cluster, self._inputs(cluster, names, values, mom_seen))
         first = [one for one in children if one.component not in (MASTER, GATEWAY)]
         former = await self._apply_all(first, mom_seen, problems)
+        template_size = _volume_size(self._standing_redis(cluster, names))
+        problems += await self._volumes.grow(key, cluster, names, template_size)
         seen = self._refreshed(cluster, names, mom_seen)
         seen = await self._with_machines(seen)
         for component in (MASTER, GATEWAY):
@@ -251,8 +255,7 @@ class ClusterReconciler:
         return msgspec.structs.replace(seen, machines_gone=await self._machines.gone(leaving))
 
     def _inputs(self, cluster: Cluster, names: Names, values: Values, seen: Observed) -> Inputs:
-        redis = self._children.mirrored("StatefulSet", cluster.namespace)
-        standing = redis.get(cluster.namespace, names.redis) if redis is not None else None
+        standing = self._standing_redis(cluster, names)
         return Inputs(
             settings=self.settings,
             secrets=values,
@@ -260,6 +263,10 @@ class ClusterReconciler:
             redis_image=_redis_image(standing),
             redis_volume_size=_volume_size(standing),
         )
+
+    def _standing_redis(self, cluster: Cluster, names: Names) -> Any:
+        mirror = self._children.mirrored("StatefulSet", cluster.namespace)
+        return mirror.get(cluster.namespace, names.redis) if mirror is not None else None
 
     # Writing.
 
@@ -389,6 +396,7 @@ class ClusterReconciler:
 
     async def _forget(self, key: Key) -> None:
         self._expected.pop(key, None)
+        self._volumes.forget(key)
         admin = self._admins.pop(key, None)
         if admin is not None:
             await admin.close()

@@ -11,6 +11,8 @@ import msgspec
 Status = dict[str, Any]
 
 READY: Final = "Ready"
+# A reason of all kinds: the operator itself failed.
+INTERNAL_ERROR: Final = "InternalError"
 # A condition's message is one sentence; what a program says at its end can be long.
 MESSAGE_LENGTH_MAX: Final = 1_024
 
@@ -77,3 +79,11 @@ def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
         elif key not in before or old != value:
             patch[key] = value
     return patch
+
+
+def told_defect(error: Exception) -> str:
+    """A defect of the operator in one sentence, for who waits for the object."""
+    return (
+        f"the operator has a defect: {type(error).__name__}: {error}. It tries again; its log has "
+        "the whole, and an issue with that helps to mend it"
+    )

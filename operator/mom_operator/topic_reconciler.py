@@ -141,6 +141,16 @@ class TopicReconciler:
         if obj is None:
             return None
         now = datetime.now(UTC)
+        try:
+            return await self._reconcile(key, obj, now)
+        except (MomError, TimeoutError):
+            raise
+        except Exception as error:  # Who waits for the topic does not read the operator's log.
+            refusal = Refusal(conditions.INTERNAL_ERROR, conditions.told_defect(error))
+            await self._wait(obj, obj.get("status") or {}, refusal, now)
+            raise
+
+    async def _reconcile(self, key: Key, obj: Any, now: datetime) -> int | None:
         resource = self._registry.topic(key)
         if resource is None:
             return await self._unreadable(obj, now)

@@ -74,6 +74,17 @@ def test_status_tells_how_the_cluster_is(shared_mom: MomCluster) -> None:
     assert done.returncode == 0, done.stderr
     assert f"{shared_mom.namespace.name}/my-mom: Ready. 2 nodes serve" in done.stdout
     assert re.search(r"my-mom-node-1\s+Active", done.stdout)
+    assert "PAUSED" not in done.stdout
+
+
+def test_status_says_that_nobody_looks_after_a_paused_one(shared_mom: MomCluster) -> None:
+    shared_mom.annotate("mom.dev/pause=true")
+    try:
+        shared_mom.wait_says("Progressing", "Paused")
+        assert "\nPAUSED: nobody looks after it" in _status(shared_mom).stdout
+    finally:
+        shared_mom.annotate("mom.dev/pause-")
+    shared_mom.wait_ready()
 
 
 def test_a_laptop_connects_sends_and_reads(shared_mom: MomCluster, tmp_path: Path) -> None:

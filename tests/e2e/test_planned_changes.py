@@ -112,3 +112,28 @@ async def test_a_bad_image_stops_at_one_node_and_the_fix_goes_on(
     report.disruptions(judged.rows)
     assert mom.condition("Degraded")["status"] == "False"
     _nobody_noticed(judged.rows)
+
+
+def test_a_volume_grows_where_its_class_lets_it(shared_mom: MomCluster) -> None:
+    mom = shared_mom
+    size = mom.get()["spec"]["redis"]["managed"]["storage"]["size"]
+    larger = f"{int(size.removesuffix('Gi')) + 1}Gi"
+    (claim,) = mom.objects("persistentvolumeclaims")
+    storage_class = claim["spec"]["storageClassName"]
+    may_grow = mom.namespace.cluster.get("storageclass", storage_class).get("allowVolumeExpansion")
+
+    def let_grow(may: bool) -> None:
+        patch = f'{{"allowVolumeExpansion": {str(may).lower()}}}'
+        mom.kubectl("patch", "storageclass", storage_class, "--type=merge", "-p", patch)
+
+    let_grow(False)
+    try:
+        mom.patch({"redis": {"managed": {"storage": {"size": larger}}}})
+        assert "allowVolumeExpansion" in mom.wait_says("Degraded", "VolumeNotGrown")["message"]
+        assert mom.condition("Available")["status"] == "True"
+        let_grow(True)
+        mom.wait_ready()
+    finally:
+        let_grow(bool(may_grow))
+    (claim,) = mom.objects("persistentvolumeclaims")
+    assert claim["spec"]["resources"]["requests"]["storage"] == larger

@@ -321,6 +321,27 @@ async def test_a_topic_waits_for_its_cluster(lab: Lab) -> None:
     await lab.says(orders, "ClusterNotFound")
 
 
+async def test_a_defect_of_the_operator_is_told_to_who_waits(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no rule foresees; here a decision that fails."""
+    lab.apply(cluster("unlucky"))
+    await lab.ready(cluster("unlucky"))
+    with monkeypatch.context() as patched:
+        for place in ("topic_reconciler.decide", "cluster_reconciler.make_plan"):
+            patched.setattr(f"mom_operator.{place}", _fails)
+        orders = topic("orders", "unlucky", partitions=1)
+        lab.apply(orders)
+        assert "ValueError: never foreseen" in (await lab.says(orders, "InternalError"))["message"]
+        await lab.says(cluster("unlucky"), "InternalError", "Degraded")
+    await lab.ready(orders)
+    await lab.ready(cluster("unlucky"))
+
+
+def _fails(*_: object) -> None:
+    raise ValueError("never foreseen")
+
+
 async def test_the_oldest_of_two_has_the_name(lab: Lab) -> None:
     lab.apply(cluster("names"))
     first = topic("first", "names", name="orders", partitions=1)
