@@ -32,16 +32,22 @@ def program(name: str) -> str | None:
     return shutil.which(name, path=path)
 
 
-def is_installed() -> bool:
+API_SERVER = "kube-apiserver"
+# Of the oldest Kubernetes that MOM runs on.
+OLDEST_API_SERVER = "kube-apiserver-oldest"
+
+
+def is_installed(api_server: str = API_SERVER) -> bool:
     """Whether the programs are there."""
-    return all(program(name) for name in ("etcd", "kube-apiserver"))
+    return all(program(name) for name in ("etcd", api_server))
 
 
 class KubeApiServer:
     """One API server and its etcd."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, api_server: str = API_SERVER) -> None:
         self.directory = directory
+        self._api_server = api_server
         self.url = f"https://127.0.0.1:{free_port()}"
         self._processes: list[subprocess.Popen[bytes]] = []
         self.client = httpx.Client(
@@ -65,7 +71,7 @@ class KubeApiServer:
             f"--initial-cluster=default={peer}",
             "--unsafe-no-fsync",
         )
-        self._spawn("kube-apiserver", f"--etcd-servers={client}", *self._flags())
+        self._spawn(self._api_server, f"--etcd-servers={client}", *self._flags())
         self._wait()
 
     def _flags(self) -> list[str]:
@@ -106,7 +112,7 @@ class KubeApiServer:
                 pass
             time.sleep(0.1)
         self.stop()
-        log = (self.directory / "kube-apiserver.log").read_text()
+        log = (self.directory / f"{self._api_server}.log").read_text()
         raise RuntimeError(f"the API server did not start: {log[-2000:]}")
 
     def pause(self) -> None:

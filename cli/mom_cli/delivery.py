@@ -58,6 +58,11 @@ def delivery_options() -> list[click.Option]:
             type=duration,
             help="Messages expire so long after they came; 0: never.",
         ),
+        click.Option(
+            ["--paused/--not-paused"],
+            default=None,
+            help="Whether nothing is delivered for now. Publishing and acks go on.",
+        ),
     ]
 
 

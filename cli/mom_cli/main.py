@@ -14,9 +14,12 @@ from mom_cli.failures import EXIT_CODES_HELP, ExitCode, PartFailed, report
 COMMANDS = {
     "dev": LazyCommand("dev:dev", "Run all of MOM in this process, for development."),
     "topic": LazyCommand("topics:topic", "Create, list, describe, alter and delete topics."),
-    "queue": LazyCommand("topics:queue", "Create, list, describe, alter and delete queues."),
+    "queue": LazyCommand(
+        "topics:queue", "Create, list, describe, alter, pause, purge and delete queues."
+    ),
     "subscription": LazyCommand(
-        "subscriptions:subscription", "Create, list, describe, seek and delete subscriptions."
+        "subscriptions:subscription",
+        "Create, list, describe, alter, seek and delete subscriptions.",
     ),
     "produce": LazyCommand("produce:produce", "Send messages to a topic or queue."),
     "consume": LazyCommand("consume:consume", "Read messages of a topic."),
@@ -24,6 +27,10 @@ COMMANDS = {
     "ack": LazyCommand("settle:ack", "Acknowledge received messages."),
     "nack": LazyCommand("settle:nack", "Give received messages back."),
     "extend": LazyCommand("settle:extend", "Lengthen the leases of received messages."),
+    "dead": LazyCommand("dead_letters:dead", "List dead letters, and send them back."),
+    "operation": LazyCommand("operations:operation", "Show and cancel what goes on by itself."),
+    "cancel": LazyCommand("reschedule:cancel", "Cancel messages that wait to be delivered."),
+    "reschedule": LazyCommand("reschedule:reschedule", "Move waiting messages to another time."),
     "cluster": LazyCommand("cluster:cluster", "Show nodes, partitions and the store."),
     "status": LazyCommand("status:status", "Show how a cluster on Kubernetes is."),
     "connect": LazyCommand("connect:connect", "Open a tunnel to a cluster on Kubernetes."),

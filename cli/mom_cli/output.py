@@ -50,6 +50,17 @@ def shown_time(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def shown_age(age_ms: object) -> str:
+    """About how old something is, for people; None is nothing."""
+    if not isinstance(age_ms, int):
+        return ""
+    seconds = age_ms // 1000
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
 def shown_rough_bytes(size_bytes: int) -> str:
     """About how many bytes, for people."""
     size = float(size_bytes)
@@ -60,7 +71,12 @@ def shown_rough_bytes(size_bytes: int) -> str:
     return f"{size:.1f} TiB"
 
 
-_NONE_AT_ZERO: Final = ("retry_backoff_ms", "retry_backoff_max_ms", "message_ttl_ms")
+_NONE_AT_ZERO: Final = (
+    "retry_backoff_ms",
+    "retry_backoff_max_ms",
+    "message_ttl_ms",
+    "dedup_window_ms",
+)
 
 
 def shown_setting(name: str, value: object) -> object:
@@ -69,6 +85,8 @@ def shown_setting(name: str, value: object) -> object:
         return shown_time(value)
     if name == "retention_ms" and value == 0:
         return "no limit by time"
+    if name == "messages_max" and value == 0:
+        return "no bound"
     if name in _NONE_AT_ZERO and value == 0:
         return "none"
     if name.endswith("_ms") and isinstance(value, int):

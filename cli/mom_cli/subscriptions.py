@@ -5,18 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.connection import with_deletion, with_engine
 from mom_cli.delivery import with_delivery_options
-from mom_cli.output import print_facts, print_json, print_table, shown_name, shown_setting
+from mom_cli.flow import add_flow_commands
+from mom_cli.output import (
+    print_facts,
+    print_json,
+    print_table,
+    shown_age,
+    shown_name,
+    shown_setting,
+)
 from mom_cli.settings import POSITION_HELP, duration, position
-from mom_cli.topics import subscription_document
+from mom_cli.topics import QUEUE_COLUMNS, column_title, column_value, subscription_document
 from mom_core.topics import SubscriptionConfig, show_subscription
 from mom_proto.v1 import broker_pb2
 
 if TYPE_CHECKING:
     from mom_client.engine import Engine
+    from mom_client.results import Sought
 
 _TOPIC = click.argument("topic", metavar="TOPIC")
 _NAME = click.argument("name", metavar="NAME")
@@ -120,12 +130,16 @@ def describe(context: click.Context, topic: str, name: str) -> None:
     progress = document.pop("partition_list")
     print_facts((shown_name(key), shown_setting(key, value)) for key, value in document.items())
     click.echo()
-    columns: tuple[str, ...] = ("ready", "delayed", "leased", "dead")
+    columns: tuple[str, ...] = QUEUE_COLUMNS
     if document["mode"] == "stream":
-        columns = ("committed_offset", "high_watermark", "lag", "member_id")
+        columns = ("committed_offset", "high_watermark", "lag", "lag_ms", "member_id")
+    titles = {"lag_ms": "LAG IN TIME"}
     print_table(
-        ["PARTITION", *(column.upper() for column in columns)],
-        ([one["partition"], *(one.get(column) for column in columns)] for one in progress),
+        ["PARTITION", *(titles.get(one) or column_title(one) for one in columns)],
+        (
+            [one["partition"], *(column_value(column, one.get(column)) for column in columns)]
+            for one in progress
+        ),
         "no partitions",
     )
 
@@ -140,8 +154,35 @@ def _progress(partition: broker_pb2.PartitionDescription, name: str) -> dict[str
     del document["name"], document["mode"]
     if "committed_offset" in document:
         document["high_watermark"] = partition.high_watermark
-        document["lag"] = max(0, partition.high_watermark - document["committed_offset"])
     return document
+
+
+@subscription.command(
+    help="Change settings of a subscription.\n\n"
+    + examples("mom subscription alter orders mail --lease 1m --max-deliveries 3"),
+)
+@_TOPIC
+@_NAME
+@click.option("--session", "session_ms", type=duration, help="Stream mode; see create.")
+@click.option("--lease", "lease_ms", type=duration, help="Queue mode: the length of a lease.")
+@with_delivery_options
+@click.pass_context
+def alter(context: click.Context, /, topic: str, name: str, **settings: Any) -> None:
+    """Change settings of a subscription."""
+    patch = {key: value for key, value in settings.items() if value is not None}
+    if not patch:
+        raise click.UsageError("nothing to alter: give at least one setting", context)
+    changes = msgspec.json.encode(patch)
+    made = with_engine(context, lambda engine: engine.alter_subscription(topic, name, changes))
+    altered = show_subscription(made)
+    if shared_of(context).as_json:
+        print_json(altered)
+    else:
+        said = ", ".join(f"{shown_name(one)} {shown_setting(one, altered[one])}" for one in patch)
+        click.echo(f"subscription {name!r} of {topic!r} altered: {said}")
+
+
+add_flow_commands(subscription, ("topic", "name"), "orders mail")
 
 
 @subscription.command(
@@ -169,19 +210,22 @@ def seek(
 ) -> None:
     """Set a subscription's offsets."""
 
-    async def work(engine: Engine) -> list[broker_pb2.OffsetCommit]:
+    async def work(engine: Engine) -> list[Sought]:
         return await engine.seek(
             topic, name, to, partitions=partitions, force=force, dry_run=dry_run
         )
 
-    found = with_engine(context, work)
-    rows = sorted((one.partition, one.offset) for one in found)
+    found = sorted(with_engine(context, work))
     if shared_of(context).as_json:
-        offsets = [{"partition": partition, "offset": offset} for partition, offset in rows]
+        offsets = [one._asdict() for one in found]
         print_json({"topic": topic, "name": name, "dry_run": dry_run, "offsets": offsets})
         return
     click.echo(f"subscription {name!r} of {topic!r} {'would read' if dry_run else 'reads'} on at")
-    print_table(["PARTITION", "OFFSET"], rows, "no partitions")
+    print_table(
+        ["PARTITION", "OFFSET", "LAG", "LAG IN TIME"],
+        ([*one[:3], shown_age(one.lag_ms)] for one in found),
+        "no partitions",
+    )
 
 
 @subscription.command(

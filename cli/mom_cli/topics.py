@@ -6,7 +6,7 @@ The commands of both are made by the same functions, so that they can't drift ap
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 import msgspec
@@ -14,10 +14,12 @@ import msgspec
 from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.connection import with_deletion, with_engine
 from mom_cli.delivery import delivery_options
+from mom_cli.flow import add_flow_commands
 from mom_cli.output import (
     print_facts,
     print_json,
     print_table,
+    shown_age,
     shown_name,
     shown_rough_bytes,
     shown_setting,
@@ -45,6 +47,11 @@ def _settings(kind: TopicKind) -> list[click.Option]:
             help="Keep this much in each partition, such as 10Gi.",
         ),
         click.Option(["--message-bytes-max"], type=size, help="The largest message, up to 8Mi."),
+        click.Option(
+            ["--dedup-window", "dedup_window_ms"],
+            type=duration,
+            help="A second message with the same dedup id is not stored within so long; 0: it is.",
+        ),
     ]
     if kind is TopicKind.QUEUE:
         options += [
@@ -53,8 +60,22 @@ def _settings(kind: TopicKind) -> list[click.Option]:
                 type=duration,
                 help="How long a worker has a message to itself, such as 30s.",
             ),
+            click.Option(
+                ["--messages-max"],
+                type=int,
+                help="Refuse new messages while the queue holds so many; 0: no bound.",
+            ),
             *delivery_options(),
         ]
+    else:
+        options.append(
+            click.Option(
+                ["--retain-until-acked/--no-retain-until-acked"],
+                default=None,
+                help="Remove a message when all subscriptions have handled it, and refuse new "
+                "ones at --retention-bytes rather than remove old ones.",
+            )
+        )
     return options
 
 
@@ -141,9 +162,9 @@ def _print_description(kind: TopicKind, document: dict[str, Any]) -> None:
     print_facts((shown_name(name), shown_setting(name, value)) for name, value in document.items())
     click.echo()
     titles = ["PARTITION", "NODE", "EPOCH", "FIRST", "NEXT", "SIZE"]
-    columns = ["ready", "delayed", "leased", "dead"] if kind is TopicKind.QUEUE else []
+    columns = list(QUEUE_COLUMNS) if kind is TopicKind.QUEUE else []
     print_table(
-        titles + [column.upper() for column in columns],
+        titles + [column_title(column) for column in columns],
         (
             [
                 one["partition"],
@@ -167,11 +188,24 @@ def _print_description(kind: TopicKind, document: dict[str, Any]) -> None:
         )
 
 
+QUEUE_COLUMNS: Final = ("ready", "delayed", "leased", "dead", "oldest_ready_ms")
+
+
+def column_title(column: str) -> str:
+    """The title of a count's or an age's column."""
+    return shown_name(column).replace("_", " ").upper()
+
+
+def column_value(column: str, value: object) -> object:
+    """A count as it is, and an age for people."""
+    return shown_age(value) if column.endswith("_ms") else value
+
+
 def _counts(
     subscriptions: Iterable[Mapping[str, Any]], name: str, columns: Iterable[str]
-) -> list[int]:
-    mine = next((one for one in subscriptions if one["name"] == name), None)
-    return [mine[column] if mine else 0 for column in columns]
+) -> list[object]:
+    mine = next((one for one in subscriptions if one["name"] == name), {})
+    return [column_value(column, mine.get(column, 0)) for column in columns]
 
 
 def partition_document(partition: broker_pb2.PartitionDescription) -> dict[str, Any]:
@@ -197,6 +231,9 @@ def subscription_document(counts: broker_pb2.SubscriptionDescription) -> dict[st
             "delayed": counts.delayed,
             "leased": counts.leased,
             "dead": counts.dead,
+            "oldest_ready_ms": age_of(counts, "oldest_ready_ms"),
+            "oldest_unacked_ms": age_of(counts, "oldest_unacked_ms"),
+            "paused": counts.paused,
         }
     return {
         "name": counts.name,
@@ -204,7 +241,18 @@ def subscription_document(counts: broker_pb2.SubscriptionDescription) -> dict[st
         "committed_offset": counts.committed_offset,
         "member_id": counts.member_id,
         "members": counts.members,
+        "lag": counts.lag.messages,
+        "lag_ms": counts.lag.behind_ms,
     }
+
+
+def age_of(
+    counts: broker_pb2.SubscriptionDescription,
+    field: Literal["oldest_ready_ms", "oldest_unacked_ms"],
+) -> int | None:
+    """An age, None where there is nothing to be old."""
+    age: int | None = getattr(counts, field) if counts.HasField(field) else None
+    return age
 
 
 def _alter(kind: TopicKind, context: click.Context, name: str, **settings: Any) -> None:
@@ -257,7 +305,7 @@ def _help(kind: TopicKind, verb: str) -> str:
     return f"{said}\n\n{examples(example)}"
 
 
-def _group(kind: TopicKind) -> click.Group:
+def _group(kind: TopicKind) -> LazyGroup:
     said = {
         TopicKind.TOPIC: "Topics: messages in partitions, kept for a time, to be replayed.\n\n"
         + examples("mom topic create orders --partitions 3", "mom topic describe orders"),
@@ -296,3 +344,4 @@ def _bound(run: Any, kind: TopicKind) -> Any:
 
 topic = _group(TopicKind.TOPIC)
 queue = _group(TopicKind.QUEUE)
+add_flow_commands(queue, ("name",), "jobs")

@@ -15,7 +15,7 @@ from mom_client.client import Client, connect
 from mom_client.consumption import Consumption, Subscription
 from mom_client.options import EngineOptions
 from mom_client.received import ReceivedMessage
-from mom_client.results import Published
+from mom_client.results import DeadLetter, Operation, Published, Sought
 from mom_core.errors import (
     ConflictError,
     ErrorCode,
@@ -36,6 +36,7 @@ from mom_core.errors import (
     UnavailableError,
 )
 from mom_core.message import Message
+from mom_core.positions import Position
 from mom_core.topics import SubscriptionConfig, TopicConfig
 
 __all__ = [
@@ -43,7 +44,11 @@ __all__ = [
     "connect",
     "sync",
     "Message",
+    "Position",
     "Published",
+    "DeadLetter",
+    "Operation",
+    "Sought",
     "ReceivedMessage",
     "Subscription",
     "Consumption",

@@ -117,6 +117,23 @@ class Admin:
         await self._routing.until(shown, APPEAR_MS_MAX)
         return made, response.created
 
+    async def alter_subscription(self, topic: str, name: str, patch: bytes) -> SubscriptionConfig:
+        """See :meth:`mom_client.engine.Engine.alter_subscription`."""
+        check_name(topic, "topic")
+        check_name(name)
+        request = master_pb2.AlterSubscriptionRequest(topic=topic, name=name, merge_patch=patch)
+        reply = await self._caller.at_master("AlterSubscription", request.SerializeToString())
+        altered = subscription_of_wire(
+            master_pb2.AlterSubscriptionResponse.FromString(reply).subscription
+        )
+
+        def shown() -> bool:
+            found = self._routing.snapshot.topics.get(topic)
+            return found is not None and found.subscriptions.get(name) == altered
+
+        await self._routing.until(shown, APPEAR_MS_MAX)
+        return altered
+
     async def delete_subscription(self, topic: str, name: str) -> None:
         """See :meth:`mom_client.engine.Engine.delete_subscription`."""
         check_name(topic, "topic")

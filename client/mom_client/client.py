@@ -20,13 +20,16 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, I
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
 
+import msgspec
+
 from mom_client import operations
 from mom_client.consumption import Consumption, Subscription
 from mom_client.face import ADDRESS_DEFAULT, duration_ms, io_thread, member_id, split_addresses
 from mom_client.iothread import LoopSink
 from mom_client.options import EngineOptions
 from mom_client.received import ReceivedMessage
-from mom_client.results import Published
+from mom_client.rescheduling import Place, change, moment, outcome, several_of
+from mom_client.results import DeadLetter, Operation, Published, Sought
 from mom_core.errors import MomError
 from mom_core.message import Message
 from mom_core.topics import SubscriptionConfig, TopicConfig, TopicKind, parse_start
@@ -347,6 +350,65 @@ class Client:
             raise results[0]
         return None
 
+    @overload
+    async def cancel(  # type: ignore[overload-overlap]  # a text also iterates over texts
+        self, queue: str, messages: Place, *, subscription: str | None = None
+    ) -> None: ...
+    @overload
+    async def cancel(
+        self, queue: str, messages: Iterable[Place], *, subscription: str | None = None
+    ) -> list[MomError | None]: ...
+    async def cancel(
+        self, queue: str, messages: Place | Iterable[Place], *, subscription: str | None = None
+    ) -> list[MomError | None] | None:
+        """Cancel messages that wait to be delivered: by what publishing returned, or a position.
+
+        One message raises why it can't be (ConflictError: a worker has it; SettleError: it was
+        acknowledged or cancelled; NotFoundError); several give a result for each.
+        """
+        several, single = several_of(messages)
+        results = await self._run(lambda engine: change(engine, queue, subscription, several, None))
+        return outcome(results, single)
+
+    @overload
+    async def reschedule(  # type: ignore[overload-overlap]  # as of cancel
+        self,
+        queue: str,
+        messages: Place,
+        *,
+        delay: float = 0,
+        deliver_at_ms: int = 0,
+        subscription: str | None = None,
+    ) -> None: ...
+    @overload
+    async def reschedule(
+        self,
+        queue: str,
+        messages: Iterable[Place],
+        *,
+        delay: float = 0,
+        deliver_at_ms: int = 0,
+        subscription: str | None = None,
+    ) -> list[MomError | None]: ...
+    async def reschedule(
+        self,
+        queue: str,
+        messages: Place | Iterable[Place],
+        *,
+        delay: float = 0,
+        deliver_at_ms: int = 0,
+        subscription: str | None = None,
+    ) -> list[MomError | None] | None:
+        """Deliver messages that wait after ``delay`` seconds from now, or not before a time; with
+        neither of them at once. Results as of :meth:`cancel`.
+        """
+        several, single = several_of(messages)
+        at_ms = moment(delay, deliver_at_ms, self._io.now_ms())
+        results = await self._run(
+            lambda engine: change(engine, queue, subscription, several, at_ms)
+        )
+        return outcome(results, single)
+
     # Administration. Settings are the fields that REST shows, such as partitions=4.
 
     async def create_topic(self, name: str, **settings: object) -> TopicConfig:
@@ -390,6 +452,98 @@ class Client:
     async def delete_subscription(self, topic: str, name: str) -> None:
         """Delete a subscription. Raises NotFoundError."""
         await self._run(lambda e: e.delete_subscription(topic, name))
+
+    async def alter_subscription(
+        self, topic: str, name: str, **settings: object
+    ) -> SubscriptionConfig:
+        """Change settings of a subscription; None returns one to its default."""
+        patch = msgspec.json.encode(settings)
+        return await self._run(lambda e: e.alter_subscription(topic, name, patch))
+
+    async def seek(
+        self,
+        topic: str,
+        subscription: str,
+        to: str,
+        *,
+        partitions: Iterable[int] = (),
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> list[Sought]:
+        """Set where a stream-mode subscription reads on: to replay, or to skip.
+
+        ``to`` is ``earliest``, ``latest``, ``offset:N`` or ``timestamp:…``. ``force`` does so while
+        members read, too. ``dry_run`` sets nothing, and tells how far behind it would be.
+        """
+        start, wanted = str(parse_start(to, "to")), list(partitions)
+        return await self._run(
+            lambda e: e.seek(
+                topic, subscription, start, partitions=wanted, force=force, dry_run=dry_run
+            )
+        )
+
+    async def pause(self, queue: str, *, subscription: str | None = None) -> None:
+        """Deliver nothing of a queue, or of a queue-mode subscription of a topic, for now.
+
+        Receivers wait. What comes in is kept, and what was received can be acknowledged.
+        """
+        await self._run(lambda e: operations.set_paused(e, queue, subscription, True))
+
+    async def resume(self, queue: str, *, subscription: str | None = None) -> None:
+        """Deliver again after :meth:`pause`."""
+        await self._run(lambda e: operations.set_paused(e, queue, subscription, False))
+
+    async def purge(
+        self, queue: str, *, subscription: str | None = None, leased: bool = False
+    ) -> int:
+        """Take away all messages that wait; how many it was. There is no undo.
+
+        With ``leased`` also those that workers have, who are told when they acknowledge.
+        """
+        return await self._run(lambda e: e.purge(queue, subscription or queue, leased=leased))
+
+    # Dead letters, and what is done with them.
+
+    async def dead_letters(
+        self, queue: str, **chosen: Unpack[operations.Chosen]
+    ) -> list[DeadLetter]:
+        """The dead letters that a queue holds, disturbing nothing."""
+        wanted = operations.filter_of(**chosen)
+        return await self._run(lambda e: operations.all_dead_letters(e, queue, wanted))
+
+    async def redrive(
+        self,
+        queue: str,
+        *,
+        to: str = "",
+        rate: str | float = 0,
+        wait: bool = False,
+        **chosen: Unpack[operations.Chosen],
+    ) -> Operation:
+        """Send the dead letters that a queue holds back to where they died, or ``to`` elsewhere.
+
+        Each arrives once, whatever fails on the way. ``rate`` bounds it, as ``100/s``. It goes on
+        by itself: ask for it by :meth:`operation`, or ``wait`` for its end.
+        """
+        wanted = operations.filter_of(**chosen)
+        begun = await self._run(lambda e: e.redrive(queue, wanted, to=to, rate=rate))
+        if not wait:
+            return begun
+        return await self._run(lambda e: operations.ended(e, begun.operation_id))
+
+    async def operation(self, operation_id: str, *, wait: bool = False) -> Operation:
+        """How far an operation is, or with ``wait`` how it ended. Raises NotFoundError."""
+        if wait:
+            return await self._run(lambda e: operations.ended(e, operation_id))
+        return await self._run(lambda e: e.operation(operation_id))
+
+    async def operations(self, queue: str = "") -> list[Operation]:
+        """All operations, or those of one queue; the newest first."""
+        return await self._run(lambda e: e.operations(queue))
+
+    async def cancel_operation(self, operation_id: str) -> Operation:
+        """End an operation early; what is on its way still arrives. Raises NotFoundError."""
+        return await self._run(lambda e: e.cancel_operation(operation_id))
 
     async def cluster(self) -> master_pb2.GetClusterResponse:
         """The cluster at a glance."""

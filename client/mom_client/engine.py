@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Any
 
 from mom_client.admin import Admin
+from mom_client.administration import Administration
 from mom_client.calls import Caller
 from mom_client.connections import Connections
 from mom_client.group import Groups
@@ -19,8 +20,18 @@ from mom_client.options import EngineOptions
 from mom_client.producer import Producer
 from mom_client.queues import Queues
 from mom_client.reader import Reader
-from mom_client.results import Fetched, Identity, Published, TopicPage
+from mom_client.rescheduling import Rescheduler
+from mom_client.results import (
+    DeadLetterPage,
+    Fetched,
+    Identity,
+    Operation,
+    Published,
+    Sought,
+    TopicPage,
+)
 from mom_client.routing import Routing, RoutingSnapshot, TopicRoute
+from mom_core.dead_letters import DeadLetterFilter
 from mom_core.errors import MomError
 from mom_core.message import Message
 from mom_core.ports import Clock, Random
@@ -64,6 +75,8 @@ class Engine:
         )
         self._reader = Reader(caller)
         self._queues = Queues(caller)
+        self._administration = Administration(caller, self._queues)
+        self._rescheduler = Rescheduler(caller)
         self._groups = Groups(caller)
 
     # Life.
@@ -215,6 +228,15 @@ class Engine:
         """
         return await self._queues.settle(topic, subscription, ranges)
 
+    async def reschedule(
+        self, topic: str, subscription: str, items: Sequence[broker_pb2.RescheduleItem]
+    ) -> list[MomError | None]:
+        """Cancel messages that wait, or move them to another time; a result for each, in order.
+
+        None is success, and durable.
+        """
+        return await self._rescheduler.reschedule(topic, subscription, items)
+
     async def browse(
         self,
         topic: str,
@@ -228,6 +250,56 @@ class Engine:
         return await self._queues.browse(
             topic, subscription, partition, offset=offset, max_messages=max_messages
         )
+
+    # Administration of queues.
+
+    async def dead_letters(
+        self,
+        queue: str,
+        wanted: DeadLetterFilter = DeadLetterFilter(),  # noqa: B008 - frozen
+        *,
+        offset: int = 0,
+        limit: int = 100,
+    ) -> DeadLetterPage:
+        """Look at the dead letters that a queue holds, from an offset on, disturbing nothing.
+
+        Raises InvalidArgumentError for a topic, or a filter that nothing can meet.
+        """
+        return await self._administration.dead_letters(queue, wanted, offset=offset, limit=limit)
+
+    async def redrive(
+        self,
+        queue: str,
+        wanted: DeadLetterFilter = DeadLetterFilter(),  # noqa: B008 - frozen
+        *,
+        to: str = "",
+        rate: str | float = 0,
+    ) -> Operation:
+        """Begin to send the dead letters that a queue holds back to where they died, or ``to``.
+
+        ``rate`` is ``100/s``, ``30/m``, ``5/h`` or messages a second; 0: as fast as it goes. It
+        goes on by itself: see :meth:`operation`. Raises InvalidArgumentError, NotFoundError.
+        """
+        return await self._administration.redrive(queue, wanted, to=to, rate=rate)
+
+    async def operation(self, operation_id: str) -> Operation:
+        """How far an operation is. Raises NotFoundError."""
+        return await self._administration.operation(operation_id)
+
+    async def operations(self, queue: str = "") -> list[Operation]:
+        """All operations, or those of one queue; the newest first."""
+        return await self._administration.operations(queue)
+
+    async def cancel_operation(self, operation_id: str) -> Operation:
+        """End an operation early. Raises NotFoundError."""
+        return await self._administration.cancel_operation(operation_id)
+
+    async def purge(self, topic: str, subscription: str, *, leased: bool = False) -> int:
+        """Take away all that waits in a queue or queue-mode subscription; how many that was.
+
+        With ``leased`` also what workers have: they are told when they acknowledge.
+        """
+        return await self._administration.purge(topic, subscription, leased=leased)
 
     # Stream-mode subscriptions.
 
@@ -262,8 +334,11 @@ class Engine:
         partitions: Sequence[int] = (),
         force: bool = False,
         dry_run: bool = False,
-    ) -> list[broker_pb2.OffsetCommit]:
-        """Set a subscription's offsets and return them. ``to`` is a start position."""
+    ) -> list[Sought]:
+        """Set a subscription's offsets, and how far it is behind from there.
+
+        ``to`` is a start position. With ``dry_run`` nothing is set.
+        """
         return await self._groups.seek(
             topic, subscription, to, partitions=partitions, force=force, dry_run=dry_run
         )
@@ -317,6 +392,10 @@ class Engine:
     async def delete_subscription(self, topic: str, name: str) -> None:
         """Delete a subscription. Raises NotFoundError."""
         await self._admin.delete_subscription(topic, name)
+
+    async def alter_subscription(self, topic: str, name: str, patch: bytes) -> SubscriptionConfig:
+        """Apply a JSON merge patch of the shown form. Raises NotFoundError."""
+        return await self._admin.alter_subscription(topic, name, patch)
 
     async def create_token(
         self, name: str, scopes: Sequence[str], lifetime_ms: int = 0

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from mom_client.calls import Caller
+from mom_client.results import Sought
 from mom_client.routing import TopicRoute
 from mom_client.wire import error_from_proto
 from mom_core.errors import MomError
@@ -89,7 +90,7 @@ class Groups:
         partitions: Sequence[int],
         force: bool,
         dry_run: bool,
-    ) -> list[broker_pb2.OffsetCommit]:
+    ) -> list[Sought]:
         """See :meth:`mom_client.engine.Engine.seek`."""
 
         def request(route: TopicRoute) -> bytes:
@@ -104,8 +105,14 @@ class Groups:
                 dry_run=dry_run,
             ).SerializeToString()
 
-        def parse(reply: bytes) -> list[broker_pb2.OffsetCommit]:
-            return list(broker_pb2.SeekSubscriptionResponse.FromString(reply).offsets)
+        def parse(reply: bytes) -> list[Sought]:
+            response = broker_pb2.SeekSubscriptionResponse.FromString(reply)
+            # An older node does not tell the lags.
+            lags = [*response.lags, *(broker_pb2.Lag() for _ in response.offsets)]
+            return [
+                Sought(one.partition, one.offset, lag.messages, lag.behind_ms)
+                for one, lag in zip(response.offsets, lags, strict=False)
+            ]
 
         return await self._caller.at_owner(topic, _COORDINATOR, "SeekSubscription", request, parse)
 

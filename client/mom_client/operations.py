@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import msgspec
 
 from mom_client.face import duration_ms
 from mom_client.received import Origin, ReceivedMessage, messages_of_lease
+from mom_client.results import DeadLetter, Operation
 from mom_client.wire import error_from_proto
+from mom_core.dead_letters import DeadLetterFilter
 from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, SettleError
+from mom_core.ids import parse_id
 from mom_core.message import Message, encode_value
 from mom_core.topics import (
     SubscriptionConfig,
@@ -24,6 +28,10 @@ from mom_proto.v1 import broker_pb2
 
 if TYPE_CHECKING:
     from mom_client.engine import Engine
+
+# Between two questions how far an operation is.
+_POLL_MS_MIN: Final = 50
+_POLL_MS_MAX: Final = 1_000
 
 
 class Wishes(TypedDict, total=False):
@@ -39,6 +47,9 @@ class Wishes(TypedDict, total=False):
     """Seconds after which it is not delivered any more."""
     expires_at_ms: int
     """The same as a time, milliseconds since the Unix epoch."""
+    dedup_id: str
+    """A second message with it is answered as a duplicate, and not stored, within the topic's
+    dedup_window_ms. Without a key it also chooses the partition."""
 
 
 def make_message(
@@ -78,8 +89,10 @@ def _wish(
     deliver_at_ms: int = 0,
     ttl: float = 0,
     expires_at_ms: int = 0,
+    dedup_id: str | None = None,
 ) -> None:
     message.priority = priority
+    message.dedup_id = dedup_id
     message.deliver_at_ms = _moment(deliver_at_ms, delay, ("deliver_at_ms", "delay"), now_ms)
     message.expires_at_ms = _moment(expires_at_ms, ttl, ("expires_at_ms", "ttl"), now_ms)
 
@@ -153,6 +166,75 @@ async def ensure_stream(engine: Engine, topic: str, name: str, *, create: bool, 
             f"subscription {name!r} of {topic!r} is a queue: use receive or consume",
             field="subscription",
         )
+
+
+class Chosen(TypedDict, total=False):
+    """Which dead letters are meant; each that is given has to hold."""
+
+    reason: str
+    """``max_deliveries`` or ``expired``."""
+    topic: str
+    """Where they died: a queue or topic."""
+    subscription: str
+    offsets: Sequence[int]
+    """Only these, by their offsets in the queue that holds them."""
+    ids: Sequence[str | bytes]
+    """Only these, by their ids."""
+
+
+def filter_of(
+    reason: str = "",
+    topic: str = "",
+    subscription: str = "",
+    offsets: Sequence[int] = (),
+    ids: Sequence[str | bytes] = (),
+) -> DeadLetterFilter:
+    """The filter of a choice. Raises InvalidArgumentError."""
+    parsed = [one if isinstance(one, bytes) else parse_id(one) for one in ids]
+    return DeadLetterFilter(
+        reason=reason,
+        topic=topic,
+        subscription=subscription,
+        offsets=tuple(offsets),
+        ids=tuple(one.hex() for one in parsed),
+    )
+
+
+async def all_dead_letters(
+    engine: Engine, queue: str, wanted: DeadLetterFilter
+) -> list[DeadLetter]:
+    """The dead letters of a queue, page by page."""
+    found: list[DeadLetter] = []
+    offset = 0
+    while True:
+        page = await engine.dead_letters(queue, wanted, offset=offset, limit=1_000)
+        found += page.dead_letters
+        offset = page.next_offset
+        if not offset:
+            return found
+
+
+async def ended(
+    engine: Engine, operation_id: str, told: Callable[[Operation], None] = lambda operation: None
+) -> Operation:
+    """Wait for the end of an operation; ``told`` hears how far it is, now and then."""
+    pause_ms = _POLL_MS_MIN
+    while True:
+        operation = await engine.operation(operation_id)
+        told(operation)
+        if not operation.goes_on:
+            return operation
+        await asyncio.sleep(pause_ms / 1000)
+        pause_ms = min(2 * pause_ms, _POLL_MS_MAX)
+
+
+async def set_paused(engine: Engine, queue: str, subscription: str | None, paused: bool) -> None:
+    """Pause or resume a queue, or a queue-mode subscription of a topic."""
+    patch = msgspec.json.encode({"paused": paused})
+    if subscription is None or subscription == queue:
+        await engine.alter_topic(queue, TopicKind.QUEUE, patch)
+    else:
+        await engine.alter_subscription(queue, subscription, patch)
 
 
 # Receiving and settling.

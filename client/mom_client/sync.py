@@ -17,6 +17,8 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
+import msgspec
+
 from mom_client import operations
 from mom_client.client import CHUNK_MESSAGES, CHUNKS_MAX
 from mom_client.consumption import SyncConsumption, SyncSubscription
@@ -24,7 +26,8 @@ from mom_client.face import ADDRESS_DEFAULT, duration_ms, io_thread, member_id, 
 from mom_client.iothread import ThreadSink
 from mom_client.options import EngineOptions
 from mom_client.received import ReceivedMessage
-from mom_client.results import Published
+from mom_client.rescheduling import Place, change, moment, outcome, several_of
+from mom_client.results import DeadLetter, Operation, Published, Sought
 from mom_core.errors import MomError
 from mom_core.message import Message
 from mom_core.topics import SubscriptionConfig, TopicConfig, TopicKind, parse_start
@@ -329,6 +332,63 @@ class Client:
             raise results[0]
         return None
 
+    @overload
+    def cancel(  # type: ignore[overload-overlap]  # a text also iterates over texts
+        self, queue: str, messages: Place, *, subscription: str | None = None
+    ) -> None: ...
+    @overload
+    def cancel(
+        self, queue: str, messages: Iterable[Place], *, subscription: str | None = None
+    ) -> list[MomError | None]: ...
+    def cancel(
+        self, queue: str, messages: Place | Iterable[Place], *, subscription: str | None = None
+    ) -> list[MomError | None] | None:
+        """Cancel messages that wait to be delivered: by what publishing returned, or a position.
+
+        One message raises why it can't be (ConflictError: a worker has it; SettleError: it was
+        acknowledged or cancelled; NotFoundError); several give a result for each.
+        """
+        several, single = several_of(messages)
+        results = self._wait(lambda engine: change(engine, queue, subscription, several, None))
+        return outcome(results, single)
+
+    @overload
+    def reschedule(  # type: ignore[overload-overlap]  # as of cancel
+        self,
+        queue: str,
+        messages: Place,
+        *,
+        delay: float = 0,
+        deliver_at_ms: int = 0,
+        subscription: str | None = None,
+    ) -> None: ...
+    @overload
+    def reschedule(
+        self,
+        queue: str,
+        messages: Iterable[Place],
+        *,
+        delay: float = 0,
+        deliver_at_ms: int = 0,
+        subscription: str | None = None,
+    ) -> list[MomError | None]: ...
+    def reschedule(
+        self,
+        queue: str,
+        messages: Place | Iterable[Place],
+        *,
+        delay: float = 0,
+        deliver_at_ms: int = 0,
+        subscription: str | None = None,
+    ) -> list[MomError | None] | None:
+        """Deliver messages that wait after ``delay`` seconds from now, or not before a time; with
+        neither of them at once. Results as of :meth:`cancel`.
+        """
+        several, single = several_of(messages)
+        at_ms = moment(delay, deliver_at_ms, self._io.now_ms())
+        results = self._wait(lambda engine: change(engine, queue, subscription, several, at_ms))
+        return outcome(results, single)
+
     # Administration. Settings are the fields that REST shows, such as partitions=4.
 
     def create_topic(self, name: str, **settings: object) -> TopicConfig:
@@ -370,6 +430,78 @@ class Client:
     def delete_subscription(self, topic: str, name: str) -> None:
         """Delete a subscription. Raises NotFoundError."""
         self._wait(lambda e: e.delete_subscription(topic, name))
+
+    def alter_subscription(self, topic: str, name: str, **settings: object) -> SubscriptionConfig:
+        """Change settings of a subscription; None returns one to its default."""
+        patch = msgspec.json.encode(settings)
+        return self._wait(lambda e: e.alter_subscription(topic, name, patch))
+
+    def seek(
+        self,
+        topic: str,
+        subscription: str,
+        to: str,
+        *,
+        partitions: Iterable[int] = (),
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> list[Sought]:
+        """Set where a subscription reads on; see :meth:`mom_client.Client.seek`."""
+        start, wanted = str(parse_start(to, "to")), list(partitions)
+        return self._wait(
+            lambda e: e.seek(
+                topic, subscription, start, partitions=wanted, force=force, dry_run=dry_run
+            )
+        )
+
+    def pause(self, queue: str, *, subscription: str | None = None) -> None:
+        """Deliver nothing for now; see :meth:`mom_client.Client.pause`."""
+        self._wait(lambda e: operations.set_paused(e, queue, subscription, True))
+
+    def resume(self, queue: str, *, subscription: str | None = None) -> None:
+        """Deliver again after :meth:`pause`."""
+        self._wait(lambda e: operations.set_paused(e, queue, subscription, False))
+
+    def purge(self, queue: str, *, subscription: str | None = None, leased: bool = False) -> int:
+        """Take away what waits; see :meth:`mom_client.Client.purge`."""
+        return self._wait(lambda e: e.purge(queue, subscription or queue, leased=leased))
+
+    # Dead letters, and what is done with them.
+
+    def dead_letters(self, queue: str, **chosen: Unpack[operations.Chosen]) -> list[DeadLetter]:
+        """The dead letters that a queue holds, disturbing nothing."""
+        wanted = operations.filter_of(**chosen)
+        return self._wait(lambda e: operations.all_dead_letters(e, queue, wanted))
+
+    def redrive(
+        self,
+        queue: str,
+        *,
+        to: str = "",
+        rate: str | float = 0,
+        wait: bool = False,
+        **chosen: Unpack[operations.Chosen],
+    ) -> Operation:
+        """Send dead letters back; see :meth:`mom_client.Client.redrive`."""
+        wanted = operations.filter_of(**chosen)
+        begun = self._wait(lambda e: e.redrive(queue, wanted, to=to, rate=rate))
+        if not wait:
+            return begun
+        return self._wait(lambda e: operations.ended(e, begun.operation_id))
+
+    def operation(self, operation_id: str, *, wait: bool = False) -> Operation:
+        """How far an operation is, or with ``wait`` how it ended. Raises NotFoundError."""
+        if wait:
+            return self._wait(lambda e: operations.ended(e, operation_id))
+        return self._wait(lambda e: e.operation(operation_id))
+
+    def operations(self, queue: str = "") -> list[Operation]:
+        """All operations, or those of one queue; the newest first."""
+        return self._wait(lambda e: e.operations(queue))
+
+    def cancel_operation(self, operation_id: str) -> Operation:
+        """End an operation early; what is on its way still arrives. Raises NotFoundError."""
+        return self._wait(lambda e: e.cancel_operation(operation_id))
 
     def cluster(self) -> master_pb2.GetClusterResponse:
         """The cluster at a glance."""

@@ -11,6 +11,7 @@ key                                     value                                   
 ``subscriptions/<topic_id>/<name>``     ``SubscriptionConfig``                        the leader
 ``intents/<node_id>``                   what an administrator wants of a node         the leader
 ``expected``                            which nodes there should be                   the leader
+``operations/<topic_id>/<id>``          ``OperationRecord``                           nodes
 ``tokens/<token_id>``                   ``TokenRecord``                               the leader
 ======================================  ============================================  ============
 
@@ -36,6 +37,7 @@ TOPICS_PREFIX: Final = "topics/"
 ASSIGNMENTS_PREFIX: Final = "assignments/"
 SUBSCRIPTIONS_PREFIX: Final = "subscriptions/"
 TOKENS_PREFIX: Final = "tokens/"
+OPERATIONS_PREFIX: Final = "operations/"
 
 
 class NodeState(StrEnum):
@@ -128,3 +130,8 @@ def subscription_key(topic_id: str, name: str) -> str:
 def token_key(token_id: str) -> str:
     """Where a token's record stands."""
     return TOKENS_PREFIX + token_id
+
+
+def operation_key(topic_id: str, operation_id: str) -> str:
+    """Where an operation's record stands."""
+    return f"{OPERATIONS_PREFIX}{topic_id}/{operation_id}"

@@ -29,6 +29,8 @@ class ErrorCode(StrEnum):
     INVALID_RECEIPT = "invalid_receipt"
     LEASE_LOST = "lease_lost"
     ALREADY_SETTLED = "already_settled"
+    REDRIVEN = "redriven"
+    PURGED = "purged"
     FENCED = "fenced"
     UNKNOWN_PRODUCER = "unknown_producer"
     OUT_OF_ORDER_SEQUENCE = "out_of_order_sequence"
@@ -88,6 +90,12 @@ ERROR_CODES: Final[dict[ErrorCode, CodeTraits]] = {
     ),
     ErrorCode.ALREADY_SETTLED: CodeTraits(
         409, "FAILED_PRECONDITION", False, "The message was settled before"
+    ),
+    ErrorCode.REDRIVEN: CodeTraits(
+        409, "FAILED_PRECONDITION", False, "The message was redriven to another queue"
+    ),
+    ErrorCode.PURGED: CodeTraits(
+        409, "FAILED_PRECONDITION", False, "The message was purged by an administrator"
     ),
     ErrorCode.FENCED: CodeTraits(
         409, "FAILED_PRECONDITION", False, "Another member holds the partition"
@@ -277,6 +285,8 @@ _CLASSES: Final[dict[ErrorCode, type[MomError]]] = {
     ErrorCode.INVALID_RECEIPT: SettleError,
     ErrorCode.LEASE_LOST: SettleError,
     ErrorCode.ALREADY_SETTLED: SettleError,
+    ErrorCode.REDRIVEN: SettleError,
+    ErrorCode.PURGED: SettleError,
     ErrorCode.FENCED: FencedError,
     ErrorCode.UNKNOWN_PRODUCER: ProducerError,
     ErrorCode.OUT_OF_ORDER_SEQUENCE: ProducerError,

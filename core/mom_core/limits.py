@@ -46,6 +46,8 @@ NODE_WAITERS_MAX: Final = 10_000
 
 RECEIVE_MESSAGES_MAX: Final = 10_000
 SETTLE_RANGES_MAX: Final = 10_000
+# Waiting messages that one call cancels or moves.
+RESCHEDULE_MESSAGES_MAX: Final = 1_000
 LEASE_MS_DEFAULT: Final = 30_000
 LEASE_MS_MIN: Final = 1_000
 LEASE_MS_MAX: Final = 12 * 3600 * 1000
@@ -115,6 +117,31 @@ RETRY_BACKOFF_MS_MAX: Final = 24 * 3600 * 1000
 RETRY_BACKOFF_MULTIPLIER_MAX: Final = 100
 MESSAGE_TTL_MS_MIN: Final = 100
 
+# The bound that a queue may be given: far beyond what a partition's memory holds.
+QUEUE_MESSAGES_MAX_MAX: Final = 1_000_000_000
+
+# Messages that one look into a queue shows.
+BROWSE_MESSAGES_MAX: Final = 1_000
+
+# Administration of queues. Entries of a queue's state that one step of a purge takes away: a few
+# milliseconds, so that leases of other queues go on.
+PURGE_ENTRIES_MAX: Final = 2_000
+# One batch of a redrive: a commit or two of its target, and a few at the rate of a slow one.
+REDRIVE_BATCH_MESSAGES_MAX: Final = 500
+REDRIVE_BATCH_BYTES_MAX: Final = 1 * MIB
+# Offsets or ids that a redrive may name; more are better told by a filter.
+REDRIVE_PICKS_MAX: Final = 1_000
+REDRIVE_RATE_MIN: Final = 0.0001
+REDRIVE_RATE_MAX: Final = 1_000_000
+# Operations that go on at a time, and ended ones that can still be asked for.
+OPERATIONS_OPEN_MAX: Final = 100
+OPERATIONS_ENDED_MAX: Final = 200
+# How often an operation tells how far it is: each time is a write that every node sees.
+OPERATION_TELL_MS: Final = 500
+# Ranges of purged or redriven messages that a partition remembers, to tell a late worker why its
+# receipt is void. Forgotten ones are told as settled before.
+GONE_RANGES_MAX: Final = 1_000
+
 # What a topic's settings may be. Retention 0 ms: no limit by time.
 PARTITIONS_DEFAULT: Final = 1
 RETENTION_MS_MIN: Final = 1_000
@@ -147,3 +174,30 @@ RETRY_AFTER_MS_DEFAULT: Final = 1_000
 
 # The longest wait that a nack may ask for; later needs a schedule of its own. SQS allows 12 hours.
 SETTLE_DELAY_MS_MAX: Final = 7 * 24 * 3600 * 1000
+
+# The dedup window of a topic, and the ids that a node remembers over all its partitions: each takes
+# about 170 bytes. Beyond them messages with a dedup_id are refused for a while.
+DEDUP_ID_BYTES_MAX: Final = 256
+DEDUP_WINDOW_MS_MIN: Final = 1_000
+DEDUP_WINDOW_MS_DEFAULT: Final = 5 * 60 * 1000
+DEDUP_WINDOW_MS_MAX: Final = 24 * 3600 * 1000
+DEDUP_IDS_MAX: Final = 1_000_000
+# Ids whose batches were trimmed before the window ended are kept beside the log in values of about
+# this size: large enough that there are few, small enough to write anew when some are added.
+DEDUP_SEGMENT_BYTES: Final = 16 * KIB
+
+# Bodies kept apart, so that one message that waits long does not hold the log behind it. Below so
+# many bytes of log it is not worth a write; and a carried body must free so many times what it
+# takes.
+CARRY_LOG_BYTES_MIN: Final = 4 * MIB
+CARRY_SHARE: Final = 8
+# One pass, which reads a batch for each message at worst and ends with a snapshot; and one write of
+# it, of the size of a usual commit.
+CARRY_MESSAGES_MAX: Final = 2_000
+CARRY_BYTES_MAX: Final = 1 * MIB
+# Of one partition. A node remembers about 400 bytes for each; beyond it the log waits.
+KEPT_BODIES_MAX: Final = 100_000
+# Values beside the log that one commit writes or removes, and that one read fetches: each is a
+# command or a row of its own, a few milliseconds of the store's time together.
+KEPT_VALUES_PER_COMMIT_MAX: Final = 4_000
+KEPT_READS_MAX: Final = 256

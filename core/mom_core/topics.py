@@ -71,6 +71,8 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The longest wait. 0: no bound but the multiplier's."""
     message_ttl_ms: int = 0
     """How long after its arrival a message expires. 0: never by that."""
+    paused: bool = False
+    """Whether nothing is delivered for now; what comes in is kept, and leases can be settled."""
 
     @property
     def policy(self) -> Policy:
@@ -83,6 +85,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
             max_deliveries=self.max_deliveries if self.dead_letter else 0,
             expired_are_dead=self.dead_letter_expired,
             ttl_ms=self.message_ttl_ms,
+            paused=self.paused,
         )
 
 
@@ -99,9 +102,16 @@ class TopicConfig(msgspec.Struct, frozen=True, kw_only=True):
     retention_bytes: int
     """How many bytes of messages each partition keeps."""
     message_bytes_max: int
+    dedup_window_ms: int = limits.DEDUP_WINDOW_MS_DEFAULT
+    """How long a second message with the same dedup_id is not stored. 0: it is stored."""
     created_at_ms: int
     queue: QueueSettings | None = None
     """Set for a queue, None for a topic."""
+    messages_max: int = 0
+    """A queue refuses new messages while it holds so many, over all partitions. 0: no bound."""
+    retain_until_acked: bool = False
+    """Whether a topic removes a message when all of its subscriptions have handled it, and refuses
+    new ones at ``retention_bytes`` rather than remove old ones."""
     unknown: dict[str, Any] = {}
     """Fields that a newer version stored, kept as they are."""
 
@@ -109,6 +119,16 @@ class TopicConfig(msgspec.Struct, frozen=True, kw_only=True):
     def budget_bytes(self) -> int:
         """What the topic may take of the store."""
         return self.retention_bytes * self.partitions
+
+    @property
+    def refuses_when_full(self) -> bool:
+        """Whether ``retention_bytes`` is a bound on what comes in, and not on what is kept."""
+        return self.kind is TopicKind.QUEUE or self.retain_until_acked
+
+    @property
+    def partition_messages_max(self) -> int:
+        """Each partition's share of ``messages_max``, rounded up; 0: no bound."""
+        return -(-self.messages_max // self.partitions)
 
 
 class SubscriptionConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -291,6 +311,7 @@ _QUEUE_CHECKS: Final[dict[str, Check]] = {
     "message_ttl_ms": _duration(
         limits.MESSAGE_TTL_MS_MIN, limits.RETENTION_MS_MAX, zero="no expiry"
     ),
+    "paused": _flag,
 }
 _QUEUE_SETTINGS: Final = {
     name: _Setting(getattr(_QUEUE_DEFAULTS, name), check, immutable=name == "ordering")
@@ -313,13 +334,20 @@ def _topic_settings(retention_ms: int) -> dict[str, _Setting]:
             limits.MESSAGE_BYTES_MAX_DEFAULT,
             _size(limits.MESSAGE_BYTES_MAX_MIN, limits.MESSAGE_BYTES_MAX_HARD),
         ),
+        "dedup_window_ms": _Setting(
+            limits.DEDUP_WINDOW_MS_DEFAULT,
+            _duration(limits.DEDUP_WINDOW_MS_MIN, limits.DEDUP_WINDOW_MS_MAX, zero="no window"),
+        ),
     }
 
 
 # A queue keeps a message until it is acknowledged, so time alone removes none unless asked for.
 _TOPIC_SETTINGS: Final = {
-    TopicKind.TOPIC: _topic_settings(limits.RETENTION_MS_DEFAULT),
-    TopicKind.QUEUE: _topic_settings(0) | _QUEUE_SETTINGS,
+    TopicKind.TOPIC: _topic_settings(limits.RETENTION_MS_DEFAULT)
+    | {"retain_until_acked": _Setting(False, _flag)},
+    TopicKind.QUEUE: _topic_settings(0)
+    | {"messages_max": _Setting(0, _number(1, limits.QUEUE_MESSAGES_MAX_MAX, zero="no bound"))}
+    | _QUEUE_SETTINGS,
 }
 _SUBSCRIPTION_SETTINGS: Final = {
     SubscriptionMode.STREAM: {
@@ -403,8 +431,11 @@ def _topic_of(
         retention_ms=values["retention_ms"],
         retention_bytes=values["retention_bytes"],
         message_bytes_max=values["message_bytes_max"],
+        dedup_window_ms=values["dedup_window_ms"],
         created_at_ms=created_at_ms,
         queue=_queue_of(values, name) if kind is TopicKind.QUEUE else None,
+        messages_max=values.get("messages_max", 0),
+        retain_until_acked=values.get("retain_until_acked", False),
         unknown=unknown,
     )
 
@@ -567,11 +598,12 @@ def show_topic(config: TopicConfig) -> dict[str, Any]:
         "retention_ms": config.retention_ms,
         "retention_bytes": config.retention_bytes,
         "message_bytes_max": config.message_bytes_max,
+        "dedup_window_ms": config.dedup_window_ms,
         "created_at_ms": config.created_at_ms,
     }
     if config.queue is not None:
-        shown |= show_queue(config.queue)
-    return shown
+        return shown | {"messages_max": config.messages_max} | show_queue(config.queue)
+    return shown | {"retain_until_acked": config.retain_until_acked}
 
 
 def show_queue(queue: QueueSettings) -> dict[str, Any]:

@@ -17,9 +17,12 @@ from mom_gateway.dispatch import Dispatcher
 from mom_gateway.http import json_bytes
 from mom_gateway.openapi import Entry, build_document
 from mom_gateway.operations import Described
-from mom_gateway.routes import leases, messages, records
+from mom_gateway.routes import leases, messages, records, rescheduling
 from mom_gateway.routes.cluster import CLUSTER
+from mom_gateway.routes.dead_letters import DEAD_LETTERS
 from mom_gateway.routes.health import HEALTH
+from mom_gateway.routes.operations import OPERATIONS
+from mom_gateway.routes.purges import PURGES
 from mom_gateway.routes.queues import QUEUES
 from mom_gateway.routes.subscriptions import SUBSCRIPTIONS
 from mom_gateway.routes.tokens import TOKENS
@@ -32,11 +35,19 @@ from mom_process.web_server import WebServer
 
 _log = logging.getLogger(__name__)
 
-PLAIN_ROUTES: Final[tuple[Route, ...]] = (*records.ROUTES, *messages.ROUTES, *leases.ROUTES)
+PLAIN_ROUTES: Final[tuple[Route, ...]] = (
+    *records.ROUTES,
+    *messages.ROUTES,
+    *rescheduling.ROUTES,
+    *leases.ROUTES,
+)
 CONTROL_ROUTES: Final[tuple[Described, ...]] = (
     TOPICS,
     QUEUES,
     SUBSCRIPTIONS,
+    DEAD_LETTERS,
+    PURGES,
+    OPERATIONS,
     CLUSTER,
     TOKENS,
     HEALTH,

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from mom_client.results import DeadLetter
 from mom_core import limits
 from mom_core.errors import InvalidArgumentError, MomError
 from mom_core.ids import id_text, parse_id
@@ -72,6 +73,11 @@ class MessageIn(Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
         int,
         Meta(description="A queue does not deliver it from then on, milliseconds since the epoch."),
     ] = 0
+    dedup_id: Annotated[
+        str | None,
+        Meta(description="A second message with it is answered as a duplicate and not stored "
+             "within the dedup window. Without key it also chooses the partition."),
+    ] = None  # fmt: skip
 
 
 class RecordsIn(MessageIn, forbid_unknown_fields=True, kw_only=True):
@@ -126,6 +132,21 @@ class ReceivedMessage(MessageOut, omit_defaults=True, kw_only=True):
     lease_ms: Annotated[
         int, Meta(description="The lease's length. Count it from when you sent the request.")
     ]
+
+
+class DeadLetterOut(MessageOut, omit_defaults=True, kw_only=True):
+    """A dead letter; its offset is that in the queue which holds it."""
+
+    state: Annotated[str, Meta(description="ready, delayed, leased, dead or leaving.")]
+    reason: Annotated[str, Meta(description="Why it died: max_deliveries or expired.")]
+    deliveries: Annotated[int, Meta(description="How often it was tried.")]
+    first_delivered_at_ms: Annotated[int, Meta(description="0: it was never delivered.")]
+    died_at_ms: int
+    topic: Annotated[str, Meta(description="Where it died: a queue or topic.")]
+    subscription: str
+    origin_partition: int
+    origin_offset: int
+    redrives: Annotated[int, Meta(description="How often it was sent back before.")]
 
 
 Item = MessageIn | MomError
@@ -203,13 +224,14 @@ def message_of(item: MessageIn, now_ms: int) -> Message:
         content_type,
         item.timestamp_ms,
         None if item.id is None else parse_id(item.id),
-        _moment(item.deliver_at_ms, item.delay_ms, ("deliver_at_ms", "delay_ms"), now_ms),
-        _moment(item.expires_at_ms, item.ttl_ms, ("expires_at_ms", "ttl_ms"), now_ms),
+        moment_of(item.deliver_at_ms, item.delay_ms, ("deliver_at_ms", "delay_ms"), now_ms),
+        moment_of(item.expires_at_ms, item.ttl_ms, ("expires_at_ms", "ttl_ms"), now_ms),
         item.priority,
+        item.dedup_id,
     )
 
 
-def _moment(at_ms: int, after_ms: int, fields: tuple[str, str], now_ms: int) -> int:
+def moment_of(at_ms: int, after_ms: int, fields: tuple[str, str], now_ms: int) -> int:
     """A time that is given as such, or as a wait from now; 0: neither."""
     if not after_ms:
         return at_ms
@@ -369,6 +391,28 @@ def show_record(offset: int, message: Message) -> RecordOut:
         offset=offset,
         timestamp_ms=message.timestamp_ms or 0,
         id=id_text(message.id) if message.id else "",
+    )
+    show_value(message, out)
+    return out
+
+
+def show_dead_letter(one: DeadLetter) -> DeadLetterOut:
+    """A dead letter as REST shows it."""
+    message, facts = one.message, one.facts
+    out = DeadLetterOut(
+        offset=one.offset,
+        timestamp_ms=message.timestamp_ms or 0,
+        id=id_text(message.id) if message.id else "",
+        state=one.state,
+        reason=facts.reason,
+        deliveries=facts.deliveries,
+        first_delivered_at_ms=facts.first_delivered_at_ms,
+        died_at_ms=facts.died_at_ms,
+        topic=facts.topic,
+        subscription=facts.subscription,
+        origin_partition=facts.partition,
+        origin_offset=facts.offset,
+        redrives=facts.redrives,
     )
     show_value(message, out)
     return out

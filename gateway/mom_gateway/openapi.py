@@ -34,6 +34,7 @@ _NAMES: Final = {
     "subscription": ("The subscription's name.", "billing"),
     "partition": ("The partition, from 0.", 0),
     "node": ("The node's id.", "my-mom-node-0"),
+    "operation": ("The operation's id.", "0f5a1c6c2b7d4e0b9a3f8e7d6c5b4a39"),
     "token_id": ("The token's id.", "0a1b2c3d4e5f6071"),
 }
 _TAGS: Final = {
@@ -42,6 +43,8 @@ _TAGS: Final = {
     "subscriptions": "Durable, named readers of a topic: of mode stream, or queue.",
     "queues": "Each message is leased to one worker until it is acknowledged.",
     "messages": "What is in queues.",
+    "dead letters": "Messages that could not be handled, as the queue that got them holds them.",
+    "operations": "Work that goes on by itself, such as a redrive of dead letters.",
     "cluster": "Nodes and their state.",
     "tokens": "Who may do what.",
     "health": "For orchestrators, Prometheus and readers. No token needed.",

@@ -51,16 +51,18 @@ METHODS: Final = frozenset(
         *(
             _BROKER + name
             for name in (
-                "Produce", "Fetch", "Receive", "Settle", "Browse", "AcquirePartitions",
-                "CommitOffsets", "ReleasePartitions", "SeekSubscription", "DescribePartitions",
+                "Produce", "Fetch", "Receive", "Settle", "Reschedule", "Browse",
+                "AcquirePartitions", "CommitOffsets", "ReleasePartitions",
+                "SeekSubscription", "DescribePartitions", "PurgeSubscription", "StartRedrive",
+                "GetOperation", "ListOperations", "CancelOperation",
             )
         ),
         *(
             _MASTER + name
             for name in (
                 "ListNodes", "SetNodeState", "CreateTopic", "GetTopic", "ListTopics", "AlterTopic",
-                "DeleteTopic", "CreateSubscription", "DeleteSubscription", "CreateToken",
-                "ListTokens", "RevokeToken", "GetCluster",
+                "DeleteTopic", "CreateSubscription", "AlterSubscription", "DeleteSubscription",
+                "CreateToken", "ListTokens", "RevokeToken", "GetCluster",
             )
         ),
     }

@@ -21,11 +21,11 @@ from mom_client.translation import (
     subscription_of_wire,
     topic_of_wire,
 )
-from mom_core.errors import ErrorCode, MomError, NotFoundError
+from mom_core.errors import ErrorCode, MomError, NotFoundError, UnavailableError
 from mom_core.ports import Clock
 from mom_core.topics import SubscriptionConfig, TopicConfig, TopicKind
 from mom_operator.observed import Mom, MomNode
-from mom_operator.topics import Standing
+from mom_operator.topics import Backlog, Standing
 from mom_proto.v1 import broker_pb2, master_pb2, types_pb2
 
 # One call, with all its redirections. A leader that died is replaced within three seconds.
@@ -118,6 +118,18 @@ class Admin:
             token = page.next_page_token
             if not token:
                 return found
+
+    async def backlogs(self) -> dict[tuple[str, str], Backlog]:
+        """What waits, by topic and subscription. Raises UnavailableError for a part of it."""
+        reply = await self._call("CountMessages", broker_pb2.CountMessagesRequest())
+        response = broker_pb2.CountMessagesResponse.FromString(reply)
+        if response.nodes_missing:
+            missing = ", ".join(response.nodes_missing)
+            raise UnavailableError(f"nodes do not tell what waits: {missing}")
+        return {
+            (one.topic, one.subscription): Backlog(messages=one.messages, oldest_ms=one.oldest_ms)
+            for one in response.totals
+        }
 
     async def create_topic(
         self, name: str, kind: TopicKind, settings: Mapping[str, object]

@@ -269,6 +269,8 @@ class DeliverySpec(_Camel, frozen=True, kw_only=True):
     retry_backoff_multiplier: float | None = None
     retry_backoff_max: str | None = None
     message_ttl: str | None = None
+    paused: bool | None = None
+    """Whether nothing is delivered for now."""
 
     def delivery_settings(self) -> dict[str, object]:
         """What is managed, in the shown form of :mod:`mom_core.topics`."""
@@ -282,6 +284,7 @@ class DeliverySpec(_Camel, frozen=True, kw_only=True):
             retry_backoff_multiplier=self.retry_backoff_multiplier,
             retry_backoff_max_ms=_milliseconds(self.retry_backoff_max, "retryBackoffMax"),
             message_ttl_ms=_milliseconds(self.message_ttl, "messageTtl"),
+            paused=self.paused,
         )
 
 
@@ -312,13 +315,19 @@ class TopicSpec(_Camel, frozen=True, kw_only=True):
     partitions: int | None = None
     retention: Retention = Retention()
     message_bytes_max: str | int | None = None
+    retain_until_acked: bool | None = None
+    """Whether a message goes when all subscriptions have handled it, and not before."""
+    dedup_window: str | None = None
     subscriptions: tuple[Subscription, ...] | None = None
     """None: unmanaged."""
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
 
     def settings(self) -> dict[str, object]:
         """What is managed, in the shown form of :mod:`mom_core.topics`."""
-        return _log_settings(self.partitions, self.retention, self.message_bytes_max)
+        log = _log_settings(
+            self.partitions, self.retention, self.message_bytes_max, self.dedup_window
+        )
+        return log | _given(retain_until_acked=self.retain_until_acked)
 
 
 class QueueSpec(DeliverySpec, frozen=True, kw_only=True):
@@ -330,12 +339,17 @@ class QueueSpec(DeliverySpec, frozen=True, kw_only=True):
     partitions: int | None = None
     retention: Retention = Retention()
     message_bytes_max: str | int | None = None
+    messages_max: int | None = None
+    """New messages are refused while it holds so many; 0: no bound."""
+    dedup_window: str | None = None
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
 
     def settings(self) -> dict[str, object]:
         """What is managed, in the shown form of :mod:`mom_core.topics`."""
-        log = _log_settings(self.partitions, self.retention, self.message_bytes_max)
-        return log | self.delivery_settings()
+        log = _log_settings(
+            self.partitions, self.retention, self.message_bytes_max, self.dedup_window
+        )
+        return log | _given(messages_max=self.messages_max) | self.delivery_settings()
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
@@ -479,13 +493,17 @@ def _cluster_key(reference: ClusterReference, own_namespace: str) -> tuple[str, 
 
 
 def _log_settings(
-    partitions: int | None, retention: Retention, message_bytes_max: str | int | None
+    partitions: int | None,
+    retention: Retention,
+    message_bytes_max: str | int | None,
+    dedup_window: str | None,
 ) -> dict[str, object]:
     return _given(
         partitions=partitions,
         retention_ms=_milliseconds(retention.time, "retention.time"),
         retention_bytes=_bytes(retention.bytes, "retention.bytes"),
         message_bytes_max=_bytes(message_bytes_max, "messageBytesMax"),
+        dedup_window_ms=_milliseconds(dedup_window, "dedupWindow"),
     )
 
 

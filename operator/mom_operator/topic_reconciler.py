@@ -70,7 +70,7 @@ class Listing:
         async with self._lock:
             now_ms = self._clock.monotonic_ms()
             if self._read_ms is None or now_ms - self._read_ms > LISTING_MS:
-                self._standing = await admin.topics()
+                self._standing = await _all_standing(admin)
                 self._read_ms = now_ms
         return self._standing.get(name, Standing())
 
@@ -81,6 +81,17 @@ class Listing:
     def drop(self) -> None:
         """Read again at the next use."""
         self._read_ms = None
+
+
+async def _all_standing(admin: Admin) -> dict[str, Standing]:
+    """All topics, with what waits in them where that is known."""
+    standing = await admin.topics()
+    try:
+        backlogs = await admin.backlogs()
+    except MomError as error:
+        _log.debug("nobody tells what waits: %s", error.message)
+        return standing
+    return topics.with_backlogs(standing, backlogs)
 
 
 class TopicReconciler:

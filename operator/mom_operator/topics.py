@@ -7,7 +7,7 @@ ever made smaller or thrown away to fit: that is a conflict, which a person reso
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -47,11 +47,24 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     subscriptions: Mapping[str, Mapping[str, object]] = {}
 
 
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits in a queue or subscription."""
+
+    messages: int
+    """Queue mode: not acknowledged. Stream mode: not handled."""
+    oldest_ms: int
+    """How long ago the oldest of them came; 0: there is none."""
+    dead_letters: int | None = None
+    """What waits where its dead letters go; None: nowhere, or not a queue."""
+
+
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """What stands in MOM under that name."""
 
     config: TopicConfig | None = None
     subscriptions: Mapping[str, SubscriptionConfig] = {}
+    backlogs: Mapping[str, Backlog] | None = None
+    """By subscription; None: not known now."""
 
 
 class CreateTopic(msgspec.Struct, frozen=True, tag=True):
@@ -195,6 +208,28 @@ def conflict_with(own: Claim, others: Iterable[Claim]) -> Refusal | None:
     )
 
 
+# What waits.
+
+
+def with_backlogs(
+    standing: Mapping[str, Standing], backlogs: Mapping[tuple[str, str], Backlog]
+) -> dict[str, Standing]:
+    """Topics with what waits in each subscription, and among its dead letters."""
+    found: dict[str, dict[str, Backlog]] = {}
+    for (topic, name), backlog in backlogs.items():
+        known = standing.get(topic)
+        subscription = known.subscriptions.get(name) if known is not None else None
+        dead_letter = subscription.queue.dead_letter if subscription is not None else ""
+        dead = backlogs.get((dead_letter, dead_letter))
+        if dead is not None:
+            backlog = msgspec.structs.replace(backlog, dead_letters=dead.messages)
+        found.setdefault(topic, {})[name] = backlog
+    return {
+        name: msgspec.structs.replace(one, backlogs=found.get(name, {}))
+        for name, one in standing.items()
+    }
+
+
 # Status.
 
 
@@ -213,7 +248,63 @@ def in_sync_status(resource: AnyTopic, standing: Standing, now: datetime) -> Sta
     if isinstance(resource, TopicResource) and resource.spec.subscriptions is not None:
         managed = {one.name for one in resource.spec.subscriptions}
         status["subscriptions"] = sorted(managed & standing.subscriptions.keys())
+        return status | _backlogs_status(resource, standing, managed)
+    if isinstance(resource, QueueResource):
+        return status | _backlog_status(resource, standing)
     return status
+
+
+def _backlogs_status(resource: AnyTopic, standing: Standing, managed: Collection[str]) -> Status:
+    """What waits for the managed subscriptions; what was told before, while it is not known."""
+    if standing.backlogs is None:
+        return _kept(resource.status, "backlogs")
+    known = [(name, one) for name, one in sorted(standing.backlogs.items()) if name in managed]
+    return {"backlogs": [{"name": name} | shown_backlog(one) for name, one in known]}
+
+
+def _backlog_status(resource: QueueResource, standing: Standing) -> Status:
+    """What waits in a queue; what was told before, while it is not known."""
+    if standing.backlogs is None:
+        return _kept(resource.status, "backlog")
+    found = standing.backlogs.get(resource.queue_name)
+    return {"backlog": shown_backlog(found)} if found is not None else {}
+
+
+def _kept(before: Status, field: str) -> Status:
+    return {field: before[field]} if field in before else {}
+
+
+# Ages are told in these steps, so that a status is not written again for each second.
+_AGE_STEPS: Final = (
+    ("7d", 7 * 86_400_000),
+    ("1d", 86_400_000),
+    ("6h", 6 * 3_600_000),
+    ("1h", 3_600_000),
+    ("30m", 1_800_000),
+    ("10m", 600_000),
+    ("5m", 300_000),
+    ("1m", 60_000),
+)
+_EXACT_MAX: Final = 100
+
+
+def shown_backlog(backlog: Backlog) -> Status:
+    """A backlog as a status tells it: about how much, and at least how old."""
+    shown: Status = {
+        "messages": coarse(backlog.messages),
+        "oldest": next((text for text, ms in _AGE_STEPS if backlog.oldest_ms >= ms), "0s"),
+    }
+    if backlog.dead_letters is not None:
+        shown["deadLetters"] = coarse(backlog.dead_letters)
+    return shown
+
+
+def coarse(count: int) -> int:
+    """A count of which only two digits are exact, rounded down."""
+    unit = 1
+    while count // unit >= _EXACT_MAX:
+        unit *= 10
+    return count // unit * unit
 
 
 def waiting_status(before: Status, generation: int, refusal: Refusal, now: datetime) -> Status:

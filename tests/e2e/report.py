@@ -23,6 +23,11 @@ receive all the while: the SDK straight at the nodes, the SDK through the gatewa
 through the Ingress. A checker then reads the record of every call. A failed call is one that the
 application sees. The longest call is beyond what it asked to wait; the longest gap is between two
 successful sends of one client, {interval} apart when nothing is in the way.
+
+Plain HTTP has nobody who tries again: a call that is at a gateway when that is killed gets the
+proxy's 502, and one whose gateway's machine dies lasts as long as its client waits, so give each
+a timeout. The SDK tries again by itself, and gives up when the store is away for longer than its
+patience.
 """
 _MACHINE = """
 The machine: {cores} cores for all of it, three Kubernetes nodes, clients and tests included.

@@ -18,10 +18,6 @@ from kube_api_server import KubeApiServer, path_of
 from mom_operator.resources import Inputs, OperatorSettings, desired
 from mom_operator.spec import parse_cluster, parse_queue, parse_topic
 
-pytestmark = pytest.mark.skipif(
-    not kube_api_server.is_installed(), reason="no etcd and kube-apiserver: `make e2e` builds them"
-)
-
 ROOT = Path(__file__).resolve().parents[2]
 DEFINITIONS = sorted((ROOT / "deploy/helm/mom/crds").glob("*.yaml"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -50,10 +46,18 @@ QUEUE: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApiServer]:
-    """An API server with our definitions."""
-    server = KubeApiServer(tmp_path_factory.mktemp("kubernetes"))
+@pytest.fixture(
+    scope="module",
+    params=[kube_api_server.API_SERVER, kube_api_server.OLDEST_API_SERVER],
+    ids=["newest", "oldest"],
+)
+def api(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KubeApiServer]:
+    """An API server with our definitions, of the newest Kubernetes and of the oldest one."""
+    if not kube_api_server.is_installed(request.param):
+        pytest.skip(f"no etcd and {request.param}: `make e2e` builds them")
+    server = KubeApiServer(tmp_path_factory.mktemp("kubernetes"), request.param)
     try:
         server.start()
         for file in DEFINITIONS:
@@ -168,6 +172,8 @@ REFUSED_AT_CREATION = [
     (TOPIC, "spec.retention.time", "10ms", 'must be from 1s to 878400h, or "0"'),
     (TOPIC, "spec.retention.bytes", "1Ki", "must be from 1Mi to 1Pi"),
     (TOPIC, "spec.messageBytesMax", 9_000_000, "must be from 1Ki to 8Mi"),
+    (TOPIC, "spec.dedupWindow", "25h", 'must be from 1s to 24h, or "0" for none'),
+    (QUEUE, "spec.dedupWindow", "10ms", 'must be from 1s to 24h, or "0" for none'),
     (TOPIC, "spec.subscriptions.0.start", "yesterday", "spec.subscriptions[0].start"),
     (TOPIC, "spec.subscriptions.0.ackTimeout", "30s", "ackTimeout is a setting of queue mode"),
     (TOPIC, "spec.subscriptions.0.sessionTimeout", "6m", "must be from 1s to 5m"),
@@ -185,9 +191,12 @@ REFUSED_AT_CREATION = [
     (QUEUE, "spec.retryBackoff", "25h", "must be from 1ms to 24h"),
     (QUEUE, "spec.retryBackoffMultiplier", 0.5, "spec.retryBackoffMultiplier"),
     (QUEUE, "spec.messageTtl", "1ms", "must be from 100ms"),
+    (QUEUE, "spec.messagesMax", -1, "spec.messagesMax"),
+    (QUEUE, "spec.paused", "yes", "spec.paused"),
+    (TOPIC, "spec.subscriptions.0.paused", True, "settings of queue mode"),
     (QUEUE, "spec.deadLetter", "not a name", "spec.deadLetter"),
     (QUEUE, "spec.deadLetterExpired", True, "deadLetterExpired needs a deadLetter"),
-    (TOPIC, "spec.subscriptions.0.deadLetter", "x", "are settings of queue mode"),
+    (TOPIC, "spec.subscriptions.0.deadLetter", "x", "settings of queue mode"),
 ]
 
 

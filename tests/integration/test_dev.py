@@ -226,6 +226,57 @@ def test_topics_by_the_command_line(dev: DevProcess) -> None:
     assert dev.json("topic", "delete", "orders", "--if-exists")["deleted"] is False
 
 
+def test_a_queue_is_administrated(dev: DevProcess) -> None:
+    dev.mom("queue", "create", "frail", "--dead-letter", "frail.dlq", "--max-deliveries", "1")
+    dev.mom("produce", "frail", "a", "b", "c")
+    dev.mom("queue", "pause", "frail")
+    assert dev.mom("receive", "frail", "--wait", "0s").stdout == b""
+    described = dev.json("queue", "describe", "frail")
+    assert described["paused"] is True
+    counts = described["partition_list"][0]["subscriptions"][0]
+    assert (counts["ready"], counts["paused"]) == (3, True)
+    assert counts["oldest_unacked_ms"] >= counts["oldest_ready_ms"] >= 0
+    dev.mom("queue", "resume", "frail")
+    received = dev.mom("receive", "frail", "--max", "3", "--format", "json").stdout.splitlines()
+    receipts = "\n".join(json.loads(one)["receipt"] for one in received)
+    dev.mom("nack", "frail", stdin=receipts.encode())
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while len(dead := dev.json("dead", "list", "frail.dlq")["dead_letters"]) < 3:
+        assert time.monotonic() < deadline
+    assert [one["value"] for one in dead] == ["a", "b", "c"]
+    assert b"max_deliveries" in dev.mom("dead", "list", "frail.dlq").stdout
+    offset = str(dead[1]["offset"])
+    done = dev.json("dead", "redrive", "frail.dlq", "--offset", offset, "--wait")
+    assert (done["state"], done["done"], done["total"]) == ("done", 1, 1)
+    assert dev.json("operation", "show", done["operation_id"]) == done
+    assert [one["operation_id"] for one in dev.json("operation", "list")] == [done["operation_id"]]
+    assert dev.json("operation", "cancel", done["operation_id"])["state"] == "done"
+    assert dev.json("operation", "show", "0" * 32, code=3)["error"]["code"] == "not_found"
+    dev.mom("dead", "redrive", "frail.dlq", "--rate", "fast", code=2)
+    # Nobody says yes.
+    dev.mom("queue", "purge", "frail.dlq", stdin=b"n\n", code=130)
+    assert dev.json("queue", "purge", "frail.dlq", "--yes")["purged"] == 2
+    assert dev.mom("receive", "frail").stdout == b"b\n"
+
+
+def test_a_subscription_is_administrated(dev: DevProcess) -> None:
+    dev.mom("topic", "create", "steps", "--retain-until-acked")
+    assert dev.json("topic", "describe", "steps")["retain_until_acked"] is True
+    dev.mom("subscription", "create", "steps", "mail", "--mode", "queue")
+    dev.mom("subscription", "create", "steps", "reader")
+    dev.mom("produce", "steps", "a", "b", "c")
+    altered = dev.json("subscription", "alter", "steps", "mail", "--lease", "1m")
+    assert altered["lease_ms"] == 60_000
+    dev.mom("subscription", "pause", "steps", "mail")
+    assert dev.mom("receive", "steps", "--subscription", "mail", "--wait", "0s").stdout == b""
+    assert dev.json("subscription", "purge", "steps", "mail", "--yes")["purged"] == 3
+    sought = dev.json("subscription", "seek", "steps", "reader", "--to", "offset:1", "--dry-run")
+    assert [(one["offset"], one["lag"]) for one in sought["offsets"]] == [(1, 2)]
+    described = dev.json("subscription", "describe", "steps", "reader")
+    assert described["partition_list"][0]["lag"] == 3
+    assert b"LAG IN TIME" in dev.mom("subscription", "describe", "steps", "reader").stdout
+
+
 def test_good_lines_land_and_bad_ones_are_named(dev: DevProcess) -> None:
     dev.mom("topic", "create", "small", "--message-bytes-max", "1Ki")
     done = dev.mom("produce", "small", stdin=b"one\n" + b"x" * 2000 + b"\nthree\n", code=1)
@@ -268,7 +319,7 @@ def test_a_subscription_is_replayed_by_seek(dev: DevProcess) -> None:
     assert dev.mom(*read).stdout == b"a\nb\nc\n"
     assert dev.mom(*read).stdout == b""
     sought = dev.json("subscription", "seek", "events", "s", "--to", "offset:1")
-    assert sought["offsets"] == [{"partition": 0, "offset": 1}]
+    assert [(one["partition"], one["offset"]) for one in sought["offsets"]] == [(0, 1)]
     assert dev.mom(*read).stdout == b"b\nc\n"
 
 

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,16 @@ async def ok(
     response = await rest.request(method, path, **options)
     assert response.status_code == status, response.text
     return response.json() if response.content else None
+
+
+async def shown_when(rest: httpx.AsyncClient, path: str, condition: Callable[[Any], bool]) -> Any:
+    """What a resource shows once it is as wanted."""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while True:
+            shown = await ok(rest, "GET", path)
+            if condition(shown):
+                return shown
+            await asyncio.sleep(0.02)
 
 
 async def read_all(rest: httpx.AsyncClient, topic: str, partitions: int) -> list[Any]:
@@ -123,7 +133,9 @@ async def test_two_workers_share_a_queue(rest: httpx.AsyncClient) -> None:
     first, second = await asyncio.gather(work(), work())
     assert sorted(first + second) == list(range(count))
     queue = await ok(rest, "GET", "/v1/queues/jobs")
-    assert queue["messages"] == {"ready": 0, "delayed": 0, "leased": 0, "dead": 0}
+    counts = queue["messages"]
+    assert [counts[one] for one in ("ready", "delayed", "leased", "dead")] == [0, 0, 0, 0]
+    assert counts["oldest_ready_ms"] is counts["oldest_unacked_ms"] is None
 
 
 async def test_lines_of_a_stream_keep_their_order(rest: httpx.AsyncClient) -> None:
@@ -222,6 +234,63 @@ async def test_dead_letters_tell_where_they_come_from(rest: httpx.AsyncClient) -
     assert problem["field"] == "dead_letter"
 
 
+async def test_dead_letters_are_looked_at_and_sent_back(rest: httpx.AsyncClient) -> None:
+    await ok(
+        rest, "PUT", "/v1/queues/weak", 201, json={"dead_letter": "weak.dlq", "max_deliveries": 1}
+    )
+    sent = {"messages": [{"value": {"n": n}} for n in range(3)]}
+    await ok(rest, "POST", "/v1/queues/weak/messages", json=sent)
+    receive = {"max": 3, "wait_ms": 10_000}
+    failed: list[str] = []
+    while len(failed) < 3:
+        got = await ok(rest, "POST", "/v1/queues/weak/messages:receive", json=receive)
+        receipts = {"receipts": [one["receipt"] for one in got["messages"]]}
+        await ok(rest, "POST", "/v1/queues/weak/messages:nack", json=receipts)
+        failed += receipts["receipts"]
+    path = "/v1/queues/weak.dlq/dead-letters"
+    await shown_when(rest, path, lambda shown: len(shown["dead_letters"]) == 3)
+    first = await ok(rest, "GET", path, params={"limit": 2, "topic": "weak"})
+    assert [one["value"] for one in first["dead_letters"]] == [{"n": 0}, {"n": 1}]
+    more = {"limit": 2, "page_token": first["next_page_token"]}
+    second = await ok(rest, "GET", path, params=more)
+    assert [one["value"] for one in second["dead_letters"]] == [{"n": 2}]
+    assert second["next_page_token"] == ""
+    shown = second["dead_letters"][0]
+    assert (shown["reason"], shown["topic"], shown["redrives"]) == ("max_deliveries", "weak", 0)
+    assert (await ok(rest, "GET", path, params={"reason": "expired"}))["dead_letters"] == []
+    problem = await ok(rest, "GET", path, 400, params={"reason": "boredom"})
+    assert problem["field"] == "reason"
+    await ok(rest, "GET", path, 400, params={"page_token": "x"})
+    problem = await ok(rest, "POST", f"{path}:redrive", 400, json={"rate": "fast"})
+    assert problem["field"] == "rate"
+    response = await rest.post(f"{path}:redrive", json={"ids": [shown["id"]]})
+    assert response.status_code == 202
+    where = response.headers["location"]
+    operation = await shown_when(rest, where, lambda shown: shown["ended_at_ms"] is not None)
+    assert (operation["state"], operation["done"]) == ("done", 1)
+    got = await ok(rest, "POST", "/v1/queues/weak/messages:receive", json=receive)
+    (back,) = got["messages"]
+    assert (back["value"], back["headers"]) == ({"n": 2}, {"mom-redrives": "1"})
+    assert len((await ok(rest, "GET", "/v1/operations?queue=weak.dlq"))["operations"]) == 1
+    assert await ok(rest, "POST", "/v1/queues/weak.dlq/messages:purge") == {"purged": 2}
+    await ok(rest, "POST", "/v1/operations/nonsense:cancel", 400)
+
+
+async def test_a_full_queue_says_when_to_come_again(rest: httpx.AsyncClient) -> None:
+    await ok(rest, "PUT", "/v1/queues/short", 201, json={"messages_max": 1})
+    await ok(rest, "POST", "/v1/queues/short/messages", json={"value": 1})
+    response = await rest.post("/v1/queues/short/messages", json={"value": 2})
+    assert response.status_code == 429
+    assert int(response.headers["retry-after"]) >= 1
+    assert "messages_max" in response.json()["detail"]
+    shown = await ok(rest, "GET", "/v1/queues/short")
+    assert shown["messages"]["ready"] == 1
+    assert shown["messages"]["oldest_ready_ms"] >= 0
+    await ok(rest, "PATCH", "/v1/queues/short", json={"messages_max": None, "paused": True})
+    await ok(rest, "POST", "/v1/queues/short/messages", json={"value": 2})
+    assert (await ok(rest, "POST", "/v1/queues/short/messages:receive"))["messages"] == []
+
+
 async def test_what_is_created_is_what_was_asked_for(rest: httpx.AsyncClient) -> None:
     path = "/v1/topics/kept-for-ever"
     made = await ok(rest, "PUT", path, 201, json={"retention_ms": 0, "partitions": 2})
@@ -265,6 +334,13 @@ async def test_members_share_a_topic(rest: httpx.AsyncClient) -> None:
     await ok(rest, "POST", f"{base}/leases:release", json={"member_id": "b"})
     reply = await ok(rest, "POST", f"{base}/offsets:seek", json={"to": "earliest"})
     assert {one["offset"] for one in reply["offsets"]} == {0}
+    assert sum(one["lag"] for one in reply["offsets"]) == 1
+    shown = await ok(rest, "GET", base)
+    assert shown["lag"] == 1
+    altered = await ok(rest, "PATCH", base, json={"session_ms": "20s"})
+    assert altered["session_ms"] == 20_000
+    problem = await ok(rest, "PATCH", base, 400, json={"paused": True})
+    assert problem["field"] == "paused"
     problem = await ok(rest, "POST", f"{base}/messages:receive", 400)
     assert problem["code"] == "invalid_argument"
 
@@ -388,6 +464,8 @@ class Examples:
                 await ok(rest, "PUT", path, 201, json={"mode": mode})
         if operation.id != "put_queue":
             await ok(rest, "PUT", "/v1/queues/mail", 201)
+            begun = await ok(rest, "POST", "/v1/queues/mail/dead-letters:redrive", 202)
+            self._names["operation"] = begun["operation_id"]
         self._names["node"] = (await ok(rest, "GET", "/v1/nodes"))["nodes"][0]["node_id"]
         body = {"name": "example", "scopes": ["read:*"]}
         self._names["token_id"] = (await ok(rest, "POST", "/v1/tokens", 201, json=body))["token_id"]
@@ -404,6 +482,12 @@ class Examples:
             await ok(self._rest, "POST", topic, json={"value": 1})
             received = await ok(self._rest, "POST", f"{base}/messages:receive")
             body = body.replace(EXAMPLE_RECEIPT, received["messages"][0]["receipt"])
+        if '"0:12"' in body:
+            base = self.path(path).partition("/messages")[0]
+            topic = "/v1/topics/orders/records" if "orders" in base else f"{base}/messages"
+            later = {"value": 1, "deliver_at_ms": 4_000_000_000_000}
+            (sent,) = (await ok(self._rest, "POST", topic, json=later))["results"]
+            body = body.replace("0:12", f"{sent['partition']}:{sent['offset']}")
         if "generation" in body:
             base = self.path(path).partition("/leases")[0]
             member = {"member_id": "worker-1"}

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 
 from mom_broker.rpc.in_process import failure
 from mom_broker.storage import refusals
-from mom_core.names import PartitionId
-from mom_core.ports import (
-    Commit,
-    CommitResult,
-    KeyWrite,
-    LeaseGrant,
-    Loaded,
-    PartitionState,
-    Store,
-    StoredBatch,
-)
+from mom_core.ports import Store
 
 
 class SeededRandom:
@@ -88,41 +79,19 @@ class Door:
         self.shut = False
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+        found = getattr(self._store, name)
+        return self._through(found) if inspect.iscoroutinefunction(found) else found
+
+    def _through(self, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def call(*arguments: Any, **named: Any) -> Any:
+            await self._pass()
+            result = await method(*arguments, **named)
+            await self._pass()
+            return result
+
+        return call
 
     async def _pass(self) -> None:
         await self._weather.delay()
         if self.shut or self._weather.breaks():
             raise refusals.store_unavailable("the store can't be reached")
-
-    async def claim(self, partition: PartitionId, epoch: int) -> PartitionState:
-        await self._pass()
-        state = await self._store.claim(partition, epoch)
-        await self._pass()
-        return state
-
-    async def load(self, partition: PartitionId, epoch: int) -> Loaded:
-        await self._pass()
-        return await self._store.load(partition, epoch)
-
-    async def commit(self, commit: Commit) -> CommitResult:
-        await self._pass()
-        result = await self._store.commit(commit)
-        await self._pass()
-        return result
-
-    async def read(
-        self, partition: PartitionId, offset: int, max_bytes: int
-    ) -> tuple[StoredBatch, ...]:
-        await self._pass()
-        return await self._store.read(partition, offset, max_bytes)
-
-    async def write(self, writes: Sequence[KeyWrite]) -> int:
-        await self._pass()
-        revision = await self._store.write(writes)
-        await self._pass()
-        return revision
-
-    async def acquire_lease(self, name: str, holder: str, ttl_ms: int) -> LeaseGrant:
-        await self._pass()
-        return await self._store.acquire_lease(name, holder, ttl_ms)

@@ -18,10 +18,12 @@ from mom_broker.master.service import MasterService
 from mom_broker.master.settings import MasterSettings
 from mom_broker.master.tokens import TokenAdmin
 from mom_broker.master.topics import TopicAdmin
+from mom_broker.master.totals import Totals
 from mom_broker.master.waiting import ended
 from mom_broker.master.writer import ControlWriter
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.network import Network
+from mom_broker.rpc.peers import GrpcTransport
 from mom_broker.rpc.server import RpcServer
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core.catalog import NodeState
@@ -89,6 +91,7 @@ class Master:
             clock=clock,
             random=random,
         )
+        self._transport = GrpcTransport(settings.cluster_token, network)
         topics = TopicAdmin(store, self._view, writer, self._placer, self._deletions, random)
         master_pb2_grpc.add_MasterServicer_to_server(
             MasterService(
@@ -99,6 +102,7 @@ class Master:
                 topics,
                 TokenAdmin(store, writer, random),
                 self._cluster,
+                Totals(self._view, self._transport),
             ),
             self._server.grpc,
         )
@@ -170,6 +174,7 @@ class Master:
             await ended([self._leading_task])
         self._routing.stop()
         await self._server.stop(STOP_GRACE_MS)
+        await self._transport.close()
         await self._authenticator.close()
         await self._view.close()
 

@@ -18,6 +18,7 @@ from mom_broker.master.leadership import Leadership
 from mom_broker.master.registry import NODES_MAX, Registry, Session
 from mom_broker.master.tokens import TokenAdmin
 from mom_broker.master.topics import TopicAdmin
+from mom_broker.master.totals import Totals
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.messages import (
     KINDS,
@@ -32,7 +33,7 @@ from mom_core.access import CLUSTER, Action, TokenRecord, allowed, require
 from mom_core.errors import InvalidArgumentError
 from mom_core.names import check_name
 from mom_core.topics import TopicConfig, TopicKind
-from mom_proto.v1 import master_pb2, master_pb2_grpc, types_pb2
+from mom_proto.v1 import broker_pb2, master_pb2, master_pb2_grpc, types_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -47,6 +48,9 @@ _TOPIC_FIELDS: Final = (
     "retention_ms",
     "retention_bytes",
     "message_bytes_max",
+    "messages_max",
+    "retain_until_acked",
+    "dedup_window_ms",
 )
 _SUBSCRIPTION_FIELDS: Final = ("start", "session_ms")
 
@@ -63,6 +67,7 @@ class MasterService(master_pb2_grpc.MasterServicer):
         topics: TopicAdmin,
         tokens: TokenAdmin,
         cluster: Cluster,
+        totals: Totals,
     ) -> None:
         self._view = view
         self._authenticator = authenticator
@@ -71,6 +76,7 @@ class MasterService(master_pb2_grpc.MasterServicer):
         self._topics = topics
         self._tokens = tokens
         self._cluster = cluster
+        self._totals = totals
 
     def _require(self, context: Context, action: Action, resource: str = CLUSTER) -> None:
         """Refuse callers that may not, then any call when another master leads."""
@@ -142,6 +148,12 @@ class MasterService(master_pb2_grpc.MasterServicer):
             check_name(node.node_id, "node_id")
         missing = await self._registry.expect({one.node_id: one.rack for one in request.nodes})
         return master_pb2.ExpectNodesResponse(missing=missing)
+
+    async def CountMessages(
+        self, request: broker_pb2.CountMessagesRequest, context: Context
+    ) -> broker_pb2.CountMessagesResponse:
+        self._require(context, Action.ADMIN)
+        return await self._totals.count()
 
     async def GetCluster(
         self, request: master_pb2.GetClusterRequest, context: Context

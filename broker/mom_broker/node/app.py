@@ -8,19 +8,24 @@ from contextlib import suppress
 
 from prometheus_client import CollectorRegistry
 
+from mom_broker.node.administration_service import AdministrationService
 from mom_broker.node.cache import BatchCache
 from mom_broker.node.dead_letter_target import DeadLetterTarget
+from mom_broker.node.floors import AckedFloors
 from mom_broker.node.forwarding import Forwarder
 from mom_broker.node.log_service import LogService
 from mom_broker.node.metrics import NodeMetrics
+from mom_broker.node.operations import Operations
 from mom_broker.node.ownership import Ownership
 from mom_broker.node.placed import PlacedPartitions
 from mom_broker.node.registration import Registration
+from mom_broker.node.reschedule_service import RescheduleService
 from mom_broker.node.retention import Retention
 from mom_broker.node.service import BrokerService
 from mom_broker.node.settings import NodeSettings
 from mom_broker.node.signal import WaitingRoom
 from mom_broker.node.subscription_service import SubscriptionService
+from mom_broker.node.totals import Totals
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.network import Network
 from mom_broker.rpc.peers import GrpcTransport
@@ -74,18 +79,27 @@ class Node:
             parse_address(settings.listen), self._authenticator, ("mom.v1.Broker",), network
         )
         logs = LogService(placed, self._room, metrics)
-        self.ownership.dead_letters = DeadLetterTarget(self._view, logs)
+        target = DeadLetterTarget(self._view, logs)
+        self.ownership.dead_letters = target
+        self.operations = Operations(self._view, self.ownership, store, target, clock)
         self._service = BrokerService(
             settings.node_id,
             self._view,
             self._authenticator,
             logs,
             SubscriptionService(placed, self._room, metrics, store),
+            AdministrationService(placed, self.operations, store),
+            Totals(self._view, self.ownership, store),
+            RescheduleService(placed),
             settings.cadence.routing_beat_ms,
         )
         broker_pb2_grpc.add_BrokerServicer_to_server(self._service, self._server.grpc)
         self._retention = Retention(
-            self.ownership, store, clock, settings.cadence.retention_sweep_ms
+            self.ownership,
+            AckedFloors(placed),
+            store,
+            clock,
+            settings.cadence.retention_sweep_ms,
         )
         self._registration: Registration | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -136,6 +150,7 @@ class Node:
         await self._server.start()
         self.address = self._server.reached_at(self.settings.advertise)
         self.ownership.start()
+        self.operations.start()
         self._registration = Registration(
             self.settings,
             self.address,
@@ -163,6 +178,7 @@ class Node:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await self.operations.close()
         await self.ownership.close()
         await self._transport.close()
         await self._authenticator.close()

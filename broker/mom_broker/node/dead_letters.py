@@ -21,6 +21,7 @@ from typing import Final, Protocol
 import msgspec
 
 from mom_core import batch as codec
+from mom_core.dead_letters import EXPIRED, HEADER_PREFIX, MAX_DELIVERIES
 from mom_core.delivery import Change, DeadAddress, DeadMessage, DeadReason, Delivery
 from mom_core.errors import MomError, NotFoundError
 from mom_core.ids import uuid7
@@ -37,10 +38,9 @@ _log = logging.getLogger(__name__)
 RETRY_MS: Final = 100
 RETRY_MS_MAX: Final = 5_000
 
-HEADER_PREFIX: Final = "mom-dead-"
 _REASONS: Final = {
-    DeadReason.MAX_DELIVERIES: "max_deliveries",
-    DeadReason.EXPIRED: "expired",
+    DeadReason.MAX_DELIVERIES: MAX_DELIVERIES,
+    DeadReason.EXPIRED: EXPIRED,
 }
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 from mom_broker.node.cache import BatchCache
 from mom_broker.node.dead_letters import Target
+from mom_broker.node.dedup import DedupBudget
 from mom_broker.node.partition import Partition, PendingBudget
 from mom_broker.node.subscriptions import Subscriptions
 from mom_broker.storage.catalog_view import CatalogView
@@ -35,7 +36,7 @@ from mom_core.errors import (
     StaleEpochError,
 )
 from mom_core.names import PartitionId
-from mom_core.ports import Clock, KeyWrite, Random, Store
+from mom_core.ports import Clock, KeyWrite, PartitionState, Random, Store
 
 _log = logging.getLogger(__name__)
 
@@ -71,8 +72,11 @@ class Ownership:
     ) -> None:
         self.owned: dict[PartitionId, OwnedPartition] = {}
         self.budget = PendingBudget()
+        self.dedup_budget = DedupBudget()
         self.dead_letters: Target
         """Where messages that can't be handled are sent; set before the start."""
+        self.on_opened: list[Callable[[OwnedPartition], None]] = []
+        """Told of each partition as it begins to be served."""
         self.tails_lost = 0
         """How often a partition was opened whose newest messages the store may have lost."""
         self._node_id = node_id
@@ -243,6 +247,25 @@ class Ownership:
         loaded = await self._store.load(partition, epoch)
         if self.wanted_epoch(partition) != epoch:
             return
+        log, subscriptions = self._made(partition, state)
+        try:
+            await subscriptions.restore(
+                loaded, log, self._view.subscriptions.get(partition.topic_id, {})
+            )
+            if self.wanted_epoch(partition) != epoch:
+                return
+            subscriptions.follow(self._view.subscriptions.get(partition.topic_id, {}))
+            self.owned[partition] = OwnedPartition(log, subscriptions)
+        finally:
+            if partition not in self.owned:
+                log.dedup.close()
+        self._errors.pop(partition, None)
+        for listener in self.on_opened:
+            listener(self.owned[partition])
+
+    def _made(
+        self, partition: PartitionId, state: PartitionState
+    ) -> tuple[Partition, Subscriptions]:
         subscriptions = Subscriptions(
             now_ms=self._store.now_ms,
             clock=self._clock,
@@ -257,17 +280,11 @@ class Ownership:
             store=self._store,
             cache=self._cache,
             budget=self.budget,
+            dedup_budget=self.dedup_budget,
             on_lost=self._on_lost,
             snapshot=subscriptions.snapshot,
         )
-        await subscriptions.restore(
-            loaded, log, self._view.subscriptions.get(partition.topic_id, {})
-        )
-        if self.wanted_epoch(partition) != epoch:
-            return
-        subscriptions.follow(self._view.subscriptions.get(partition.topic_id, {}))
-        self.owned[partition] = OwnedPartition(log, subscriptions)
-        self._errors.pop(partition, None)
+        return log, subscriptions
 
     async def _raise_epoch(self, partition: PartitionId, used_epoch: int) -> None:
         """Write the next epoch into our own assignment, unless it changed meanwhile."""

@@ -10,8 +10,11 @@ from typing import Any
 
 import grpc
 
+from mom_broker.node.administration_service import AdministrationService
 from mom_broker.node.log_service import LogService
+from mom_broker.node.reschedule_service import RescheduleService
 from mom_broker.node.subscription_service import SubscriptionService
+from mom_broker.node.totals import Totals
 from mom_broker.routing.watch import RoutingWatch
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.storage.catalog_view import CatalogView
@@ -32,12 +35,18 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         authenticator: Authenticator,
         logs: LogService,
         subscriptions: SubscriptionService,
+        administration: AdministrationService,
+        totals: Totals,
+        reschedules: RescheduleService,
         routing_beat_ms: int = ROUTING_BEAT_MS,
     ) -> None:
         self._node_id = node_id
         self._authenticator = authenticator
         self._logs = logs
         self._subscriptions = subscriptions
+        self._administration = administration
+        self._totals = totals
+        self._reschedules = reschedules
         self._watch = RoutingWatch(view, beat_ms=routing_beat_ms)
 
     def stop(self) -> None:
@@ -93,6 +102,12 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         """See the proto."""
         return await self._subscriptions.settle(self._who(context), request)
 
+    async def Reschedule(
+        self, request: broker_pb2.RescheduleRequest, context: Context
+    ) -> broker_pb2.RescheduleResponse:
+        """See the proto."""
+        return await self._reschedules.reschedule(self._who(context), request)
+
     async def Browse(
         self, request: broker_pb2.BrowseRequest, context: Context
     ) -> broker_pb2.BrowseResponse:
@@ -128,6 +143,43 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
     ) -> broker_pb2.DescribePartitionsResponse:
         """See the proto."""
         return await self._subscriptions.describe(self._who(context), request, self._node_id)
+
+    async def PurgeSubscription(
+        self, request: broker_pb2.PurgeSubscriptionRequest, context: Context
+    ) -> broker_pb2.PurgeSubscriptionResponse:
+        """See the proto."""
+        return await self._administration.purge(self._who(context), request)
+
+    async def StartRedrive(
+        self, request: broker_pb2.StartRedriveRequest, context: Context
+    ) -> broker_pb2.Operation:
+        """See the proto."""
+        return await self._administration.start_redrive(self._who(context), request)
+
+    async def GetOperation(
+        self, request: broker_pb2.GetOperationRequest, context: Context
+    ) -> broker_pb2.Operation:
+        """See the proto."""
+        return await self._administration.get_operation(self._who(context), request)
+
+    async def ListOperations(
+        self, request: broker_pb2.ListOperationsRequest, context: Context
+    ) -> broker_pb2.ListOperationsResponse:
+        """See the proto."""
+        return await self._administration.list_operations(self._who(context), request)
+
+    async def CancelOperation(
+        self, request: broker_pb2.CancelOperationRequest, context: Context
+    ) -> broker_pb2.Operation:
+        """See the proto."""
+        return await self._administration.cancel_operation(self._who(context), request)
+
+    async def CountMessages(
+        self, request: broker_pb2.CountMessagesRequest, context: Context
+    ) -> broker_pb2.CountMessagesResponse:
+        """See the proto."""
+        self._authenticator.require_cluster(context)
+        return await self._totals.count()
 
     async def Authenticate(
         self, request: broker_pb2.AuthenticateRequest, context: Context

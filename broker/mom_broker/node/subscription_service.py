@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from mom_broker.node import lags
 from mom_broker.node.group import GroupCoordinator, read_from
 from mom_broker.node.metrics import NodeMetrics
 from mom_broker.node.ownership import OwnedPartition
@@ -16,7 +17,7 @@ from mom_broker.rpc.errors import to_proto
 from mom_broker.rpc.messages import MODES
 from mom_core import batch as codec
 from mom_core.access import Action, Identity
-from mom_core.delivery import SettleAction, SettleOutcome
+from mom_core.delivery import Outstanding, SettleAction, SettleOutcome
 from mom_core.errors import (
     ErrorCode,
     InvalidArgumentError,
@@ -26,6 +27,7 @@ from mom_core.errors import (
     error_of,
 )
 from mom_core.limits import (
+    BROWSE_MESSAGES_MAX,
     FETCH_BYTES_DEFAULT,
     FETCH_BYTES_MAX,
     LEASE_MS_MAX,
@@ -36,7 +38,7 @@ from mom_core.limits import (
     WAIT_MS_MAX,
 )
 from mom_core.names import PartitionId
-from mom_core.ports import Store
+from mom_core.ports import Store, StoredBatch
 from mom_core.topics import (
     StartKind,
     SubscriptionConfig,
@@ -54,12 +56,13 @@ ACTIONS: Final = {
 }
 # A receive over several partitions gives each at least this much room.
 _ROOM_BYTES_MIN: Final = 64 * 1024
-BROWSE_MESSAGES_MAX: Final = 1_000
 _REASONS: Final = {
     ErrorCode.ALREADY_SETTLED: "was acknowledged before",
     ErrorCode.LEASE_LOST: "is not under this lease any more: it ended, and the message may be "
     "with another worker",
     ErrorCode.INVALID_RECEIPT: "was never leased",
+    ErrorCode.REDRIVEN: "was redriven: it is a new message of another topic or queue now",
+    ErrorCode.PURGED: "was purged by an administrator",
 }
 
 
@@ -366,21 +369,17 @@ class SubscriptionService:
             raise NotFoundError(f"subscription {subscription.name!r} was deleted")
         messages_max = min(max(1, request.max_messages), BROWSE_MESSAGES_MAX)
         response = broker_pb2.BrowseResponse()
+        room = FETCH_BYTES_MAX
         for one in reader.outstanding(request.offset, messages_max):
-            batch = await placed.log.find(one.first)
-            if batch is None or batch.base_offset >= one.end:
-                continue
-            first = max(one.first, batch.base_offset)
-            end = min(one.end, batch.end_offset)
-            response.batches.add(
-                base_offset=first,
-                batch=codec.cut(batch.data, first - batch.base_offset, end - batch.base_offset),
-                state=one.state,
-                deliveries=one.deliveries,
-                append_time_ms=batch.append_time_ms,
-            )
-            response.next_offset = end
-            if end < one.end:
+            offset = one.first
+            while offset < one.end and room > 0:
+                batch = await placed.log.find(offset)
+                if batch is None or batch.base_offset >= one.end:
+                    response.next_offset = one.end  # The rest of it is no more.
+                    break
+                room -= _add_browsed(response, one, batch, offset)
+                offset = response.next_offset
+            if room <= 0:
                 break
         return response
 
@@ -492,13 +491,17 @@ class SubscriptionService:
                     partition=one, offset=offset, generation=found.state.lease(one).generation
                 )
                 for one, offset in offsets
-            ]
+            ],
+            lags=[
+                await lags.lag_of(self._store, PartitionId(topic.topic_id, one), offset)
+                for one, offset in offsets
+            ],
         )
 
     async def _seek_offset(self, topic: TopicConfig, index: int, to: str) -> int:
         start = parse_start(to, "to")
         partition = PartitionId(topic.topic_id, index)
-        end = await self._store.offset_at(partition, 1 << 52)
+        end = await lags.end_of(self._store, partition)
         match start.kind:
             case StartKind.EARLIEST:
                 return await self._store.offset_at(partition, 0)
@@ -526,19 +529,26 @@ class SubscriptionService:
         partitions too, in descriptions without a node id.
         """
         topic = await self._partitions.topic(identity, Action.READ, request.topic_id)
-        response = broker_pb2.DescribePartitionsResponse()
-        for index in _wanted(topic, request.partitions):
-            owned = self._partitions.ownership.owned.get(PartitionId(topic.topic_id, index))
-            if owned is not None:
-                description = _description(owned, node_id)
-            else:
-                description = broker_pb2.PartitionDescription(partition=index)
-            self._add_groups(topic, description)
-            if owned is not None or description.subscriptions:
-                response.partitions.append(description)
-        return response
+        wanted = _wanted(topic, request.partitions)
+        described = await asyncio.gather(*(self._describe(topic, one, node_id) for one in wanted))
+        return broker_pb2.DescribePartitionsResponse(
+            partitions=[one for one in described if one.node_id or one.subscriptions]
+        )
 
-    def _add_groups(self, topic: TopicConfig, description: broker_pb2.PartitionDescription) -> None:
+    async def _describe(
+        self, topic: TopicConfig, index: int, node_id: str
+    ) -> broker_pb2.PartitionDescription:
+        owned = self._partitions.ownership.owned.get(PartitionId(topic.topic_id, index))
+        if owned is not None:
+            description = await self._description(owned, node_id)
+        else:
+            description = broker_pb2.PartitionDescription(partition=index)
+        await self._add_groups(topic, description)
+        return description
+
+    async def _add_groups(
+        self, topic: TopicConfig, description: broker_pb2.PartitionDescription
+    ) -> None:
         coordinating = self._partitions.ownership.owned.get(PartitionId(topic.topic_id, 0))
         if coordinating is None:
             return
@@ -548,36 +558,60 @@ class SubscriptionService:
             if name not in configs or index >= one.state.partition_count:
                 continue
             lease = one.state.lease(index)
+            committed = read_from(configs[name], index, lease.committed)
+            partition = PartitionId(topic.topic_id, index)
             description.subscriptions.add(
                 name=name,
                 mode=MODES[SubscriptionMode.STREAM],
-                committed_offset=read_from(configs[name], index, lease.committed),
+                committed_offset=committed,
                 member_id=lease.holder or "",
                 members=len(one.state.members),
+                lag=await lags.lag_of(self._store, partition, committed),
             )
 
-
-def _description(owned: OwnedPartition, node_id: str) -> broker_pb2.PartitionDescription:
-    log = owned.log
-    description = broker_pb2.PartitionDescription(
-        partition=log.id.index,
-        node_id=node_id,
-        epoch=log.epoch,
-        log_start=log.log_start,
-        high_watermark=log.high_watermark,
-        size_bytes=log.size_bytes,
-    )
-    for name, reader in sorted(owned.subscriptions.readers.items()):
-        counts = reader.counts()
-        description.subscriptions.add(
-            name=name,
-            mode=MODES[SubscriptionMode.QUEUE],
-            ready=counts.ready,
-            delayed=counts.delayed,
-            leased=counts.leased,
-            dead=counts.dead,
+    async def _description(
+        self, owned: OwnedPartition, node_id: str
+    ) -> broker_pb2.PartitionDescription:
+        log = owned.log
+        description = broker_pb2.PartitionDescription(
+            partition=log.id.index,
+            node_id=node_id,
+            epoch=log.epoch,
+            log_start=log.log_start,
+            high_watermark=log.high_watermark,
+            size_bytes=log.size_bytes,
         )
-    return description
+        for name, reader in sorted(owned.subscriptions.readers.items()):
+            counts = reader.counts()
+            one = description.subscriptions.add(
+                name=name,
+                mode=MODES[SubscriptionMode.QUEUE],
+                ready=counts.ready,
+                delayed=counts.delayed,
+                leased=counts.leased,
+                dead=counts.dead,
+                paused=reader.policy.paused,
+            )
+            await lags.add_ages(self._store, log.id, reader, one)
+        return description
+
+
+def _add_browsed(
+    response: broker_pb2.BrowseResponse, one: Outstanding, batch: StoredBatch, offset: int
+) -> int:
+    """Show what a stored batch holds of a range from an offset on; how many bytes it has."""
+    first = max(offset, batch.base_offset)
+    end = min(one.end, batch.end_offset)
+    data = codec.cut(batch.data, first - batch.base_offset, end - batch.base_offset)
+    response.batches.add(
+        base_offset=first,
+        batch=data,
+        state=one.state,
+        deliveries=one.deliveries,
+        append_time_ms=batch.append_time_ms,
+    )
+    response.next_offset = end
+    return len(data)
 
 
 def _wanted(topic: TopicConfig, asked: Sequence[int]) -> list[int]:

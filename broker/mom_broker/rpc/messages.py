@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from mom_core.catalog import Assignment, NodeRecord, Owner
+from mom_core.dead_letters import DeadLetterFilter
+from mom_core.operations import OperationRecord
 from mom_core.partitioner import hash_range
 from mom_core.ports import Durability
 from mom_core.topics import (
@@ -47,8 +49,11 @@ def topic_message(config: TopicConfig) -> types_pb2.Topic:
         retention_ms=config.retention_ms,
         retention_bytes=config.retention_bytes,
         message_bytes_max=config.message_bytes_max,
+        dedup_window_ms=config.dedup_window_ms,
         created_at_ms=config.created_at_ms,
         queue=queue_message(config.queue) if config.queue is not None else None,
+        messages_max=config.messages_max if config.kind is TopicKind.QUEUE else None,
+        retain_until_acked=config.retain_until_acked if config.kind is TopicKind.TOPIC else None,
     )
 
 
@@ -110,3 +115,39 @@ def node_messages(
         )
         for _, one in sorted(nodes.items())
     ]
+
+
+def filter_of_message(message: broker_pb2.DeadLetterFilter) -> DeadLetterFilter:
+    """Which dead letters are meant, as it came."""
+    return DeadLetterFilter(
+        reason=message.reason,
+        topic=message.topic,
+        subscription=message.subscription,
+        offsets=tuple(message.offsets),
+        ids=tuple(one.hex() for one in message.ids),
+    )
+
+
+def operation_message(record: OperationRecord) -> broker_pb2.Operation:
+    """An operation, as it is told."""
+    return broker_pb2.Operation(
+        operation_id=record.operation_id,
+        kind=record.kind,
+        queue=record.queue,
+        state=record.state.value,
+        total=record.total,
+        done=record.done,
+        left=record.left,
+        error=record.error,
+        created_at_ms=record.created_at_ms,
+        ended_at_ms=record.ended_at_ms,
+        filter=broker_pb2.DeadLetterFilter(
+            reason=record.filter.reason,
+            topic=record.filter.topic,
+            subscription=record.filter.subscription,
+            offsets=record.filter.offsets,
+            ids=[bytes.fromhex(one) for one in record.filter.ids],
+        ),
+        to=record.to,
+        rate_per_second=record.rate_per_second,
+    )

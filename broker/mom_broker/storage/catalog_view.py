@@ -14,13 +14,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import aclosing, suppress
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from mom_core import catalog
 from mom_core.catalog import Assignment, ClusterRecord, LeaderRecord, NodeRecord
 from mom_core.errors import MomError
+from mom_core.operations import OperationRecord
 from mom_core.ports import Clock, KeyEvent, KeySnapshot, Store
 from mom_core.topics import SubscriptionConfig, TopicConfig, decode_subscription, decode_topic
 
@@ -29,6 +30,8 @@ from mom_core.topics import SubscriptionConfig, TopicConfig, decode_subscription
 WATCH_RETRY_MS: Final = 200
 
 _log = logging.getLogger(__name__)
+
+ValueT = TypeVar("ValueT")
 
 Changed = Callable[[frozenset[str] | None], None]
 """Told the keys that changed; None: anything may have."""
@@ -67,6 +70,8 @@ class CatalogView:
         self.nodes: dict[str, NodeRecord] = {}
         self.subscriptions: dict[str, dict[str, SubscriptionConfig]] = {}
         """By topic id, then by name."""
+        self.operations: dict[str, dict[str, OperationRecord]] = {}
+        """By the queue's topic id, then by their own id."""
         self.leader: LeaderRecord | None = None
         self.cluster: ClusterRecord | None = None
 
@@ -180,6 +185,11 @@ class CatalogView:
         topic_id, _, name = rest.partition("/")
         self.subscriptions.setdefault(topic_id, {})[name] = decode_subscription(value)
 
+    def _show_operation(self, rest: str, value: bytes, _revision: int) -> None:
+        topic_id, _, operation_id = rest.partition("/")
+        record = catalog.decode(value, OperationRecord)
+        self.operations.setdefault(topic_id, {})[operation_id] = record
+
     _shows: Final = {
         "cluster": _show_cluster,
         "leader": _show_leader,
@@ -187,6 +197,7 @@ class CatalogView:
         "topics": _show_topic,
         "assignments": _show_assignment,
         "subscriptions": _show_subscription,
+        "operations": _show_operation,
     }
 
     def _remove(self, key: str) -> None:
@@ -206,10 +217,15 @@ class CatalogView:
             case "assignments":
                 self.assignments.pop(rest, None)
             case "subscriptions":
-                self._remove_subscription(*rest.split("/", 1))
+                _remove_below(self.subscriptions, rest)
+            case "operations":
+                _remove_below(self.operations, rest)
 
-    def _remove_subscription(self, topic_id: str, name: str) -> None:
-        names = self.subscriptions.get(topic_id, {})
-        names.pop(name, None)
-        if not names:
-            self.subscriptions.pop(topic_id, None)
+
+def _remove_below(entries: dict[str, dict[str, ValueT]], rest: str) -> None:
+    """Remove the entry of a key ``topic_id/name``."""
+    topic_id, _, name = rest.partition("/")
+    names = entries.get(topic_id, {})
+    names.pop(name, None)
+    if not names:
+        entries.pop(topic_id, None)

@@ -8,7 +8,8 @@ Every offset is in one of these states::
                └──┼────────────────┘  │  (with a backoff)            │
                   │                   └─ too many deliveries ─▶ dead ┤
                   ├─ expiry ─────────────────────────────────▶ dead ─┤ sent to the dead letters
-                  └─ expiry, skip, purge ────────────────────────────┘
+                  ├─ expiry, skip, purge ────────────────────────────┤
+                  └─ redrive ─▶ leaving ──────── landed elsewhere ───┘
 
 Waiting ones are ready, or delayed until a time. What is alike and consecutive is one range: the
 state's size follows the disorder and the special wishes of messages, not the backlog.
@@ -40,6 +41,7 @@ from mom_core.delivery.state import (
     DeliveryCounts,
     Outstanding,
 )
+from mom_core.delivery.waiting import WaitingResult, Wanted
 
 __all__ = [
     "Backoff",
@@ -57,6 +59,8 @@ __all__ = [
     "Run",
     "SettleAction",
     "SettleOutcome",
+    "WaitingResult",
+    "Wanted",
     "decode_changes",
     "encode_changes",
     "runs_of_batch",

@@ -112,7 +112,7 @@ class Addressed(msgspec.Struct, array_like=True, tag="to", frozen=True):
 
 
 class Skipped(msgspec.Struct, array_like=True, tag="skip", frozen=True):
-    """Offsets [first, end) are no more: trimmed, lost by the store, expired, or purged."""
+    """Offsets [first, end) are no more: trimmed, lost by the store, or expired."""
 
     first: int
     end: int
@@ -126,15 +126,57 @@ class Moved(msgspec.Struct, array_like=True, tag="move", frozen=True):
     available_at_ms: int
 
 
-class Carried(msgspec.Struct, array_like=True, tag="carry", frozen=True):
-    """The bodies of [first, end) are kept apart: the log need not hold them any more."""
+class Cancelled(msgspec.Struct, array_like=True, tag="cancel", frozen=True):
+    """The waiting [first, end) are not delivered any more."""
 
     first: int
     end: int
 
 
+class Purged(msgspec.Struct, array_like=True, tag="purge", frozen=True):
+    """An administrator took away what waited of [first, end)."""
+
+    first: int
+    end: int
+    leased: bool = False
+    """Whether what was under lease went, too."""
+
+
+class Leaving(msgspec.Struct, array_like=True, tag="leave", frozen=True):
+    """Waiting messages are on their way to another queue or topic, as one batch of a redrive."""
+
+    operation_id: str
+    lane: str
+    ranges: tuple[tuple[int, int], ...]
+
+
+class Left(msgspec.Struct, array_like=True, tag="left", frozen=True):
+    """The batch that was on its way has landed, or its messages wait again."""
+
+    landed: bool
+
+
+class Carried(msgspec.Struct, array_like=True, tag="carry", frozen=True):
+    """The bodies of ranges are kept apart: the log need not hold them any more."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+
 Change = (
-    Leased | Extended | Settled | Returned | Died | DeadSent | Addressed | Skipped | Moved | Carried
+    Leased
+    | Extended
+    | Settled
+    | Returned
+    | Died
+    | DeadSent
+    | Addressed
+    | Skipped
+    | Moved
+    | Cancelled
+    | Carried
+    | Purged
+    | Leaving
+    | Left
 )
 
 

@@ -63,6 +63,8 @@ class Policy(msgspec.Struct, frozen=True):
     """Whether a message whose time is over goes to the dead letters, too."""
     ttl_ms: int = 0
     """How long after its arrival a message expires; 0: never by that."""
+    paused: bool = False
+    """Whether nothing is leased for now."""
 
     @property
     def columns(self) -> int:

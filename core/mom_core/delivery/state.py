@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -12,6 +13,7 @@ import msgspec
 from mom_core.delivery.arrivals import Run
 from mom_core.delivery.changes import (
     Addressed,
+    Cancelled,
     Carried,
     Change,
     DeadReason,
@@ -20,7 +22,10 @@ from mom_core.delivery.changes import (
     Extended,
     Leased,
     LeasedRange,
+    Leaving,
+    Left,
     Moved,
+    Purged,
     Returned,
     SettleAction,
     Settled,
@@ -28,10 +33,12 @@ from mom_core.delivery.changes import (
     Skipped,
 )
 from mom_core.delivery.entries import Entry
+from mom_core.delivery.leaving import Gone, GoneRange, LeavingBatch, Redrives
 from mom_core.delivery.order import make_order
 from mom_core.delivery.policy import Policy
+from mom_core.delivery.waiting import WaitingResult, Wanted
 from mom_core.errors import ErrorCode, OverloadedError
-from mom_core.limits import LEASED_MESSAGES_MAX
+from mom_core.limits import LEASED_MESSAGES_MAX, PURGE_ENTRIES_MAX
 from mom_core.ranges import RangeSet
 
 SNAPSHOT_VERSION: Final = 2
@@ -43,6 +50,7 @@ class DeliveryCounts(NamedTuple):
     ready: int
     delayed: int
     leased: int
+    """A worker has them, or a redrive."""
     dead: int
     """On their way to the dead letters."""
 
@@ -53,7 +61,7 @@ class Outstanding(NamedTuple):
     first: int
     end: int
     state: str
-    """``ready``, ``delayed``, ``leased`` or ``dead``."""
+    """``ready``, ``delayed``, ``leased``, ``dead`` or ``leaving``."""
     deliveries: int
     until_ms: int
     """When a delayed one can be leased, or a lease ends; else 0."""
@@ -108,6 +116,8 @@ class _Snapshot(msgspec.Struct, array_like=True, frozen=True):
     dead: list[_Dead]
     next_number: int
     dead_address: DeadAddress
+    redrives: Redrives | None = None
+    gone: tuple[GoneRange, ...] = ()
 
 
 _snapshot_decoder: Final = msgspec.msgpack.Decoder(_Snapshot)
@@ -142,6 +152,8 @@ class Delivery:
         self.dead_address = DeadAddress()
         self._dead: list[_Dead] = []
         self._next_number = 0
+        self._redrives = Redrives()
+        self._gone = Gone([])
         self._now_ms = 0
         self._waiting_count = 0
         self._delayed_count = 0
@@ -154,7 +166,24 @@ class Delivery:
         self._wake_delayed(now_ms)
         dead = sum(one.entry.count for one in self._dead)
         ready = self._waiting_count - self._delayed_count
-        return DeliveryCounts(ready, self._delayed_count, self._leased_count, dead)
+        leased = self._leased_count + self._redrives.count
+        return DeliveryCounts(ready, self._delayed_count, leased, dead)
+
+    @property
+    def backlog(self) -> int:
+        """Messages that wait, or that somebody has."""
+        return self._waiting_count + self._leased_count + self._redrives.count
+
+    def oldest_unsettled(self) -> int | None:
+        """The lowest offset that is not settled."""
+        return self.floor if self.floor < self.arrived else None
+
+    def oldest_ready(self, now_ms: int) -> int | None:
+        """The lowest offset whose time has come and that nobody has."""
+        self._wake_delayed(now_ms)
+        if not self._delayed:
+            return min(self._waiting, default=None)
+        return min((one for one in self._waiting if one not in self._delayed), default=None)
 
     def ready_at_most(self) -> int:
         """A quick upper bound of what could be leased, delayed messages included."""
@@ -163,7 +192,7 @@ class Delivery:
     def has_ready(self, now_ms: int) -> bool:
         """Whether a lease now would get something."""
         self._wake_delayed(now_ms)
-        return self._order.next(now_ms) is not None
+        return not self.policy.paused and self._order.next(now_ms) is not None
 
     def next_event_ms(self) -> int | None:
         """The earliest time at which time alone changes something, None if there is none."""
@@ -183,6 +212,21 @@ class Delivery:
         return sorted(
             (entry.first, min(entry.end, below))
             for entry in self._entries()
+            if not entry.carried and entry.first < below
+        )
+
+    def carried(self) -> list[tuple[int, int]]:
+        """Ranges whose bodies are kept apart, in order."""
+        return sorted((one.first, one.end) for one in self._entries() if one.carried)
+
+    def held_back(self, below: int, now_ms: int) -> list[tuple[int, int]]:
+        """As :meth:`pinning`, but only what can't be had now: delayed, leased, dying or leaving."""
+        later = (one for one in self._waiting.values() if one.available_at_ms > now_ms)
+        leased = (held.entry for parts in self._leases.values() for held in parts)
+        dead = (one.entry for one in self._dead)
+        return sorted(
+            (entry.first, min(entry.end, below))
+            for entry in (*later, *leased, *dead, *self._leaving_entries())
             if not entry.carried and entry.first < below
         )
 
@@ -229,12 +273,18 @@ class Delivery:
             yield Outstanding(entry.first, entry.end, state, entry.deliveries, until_ms)
         for one in self._dead:
             yield Outstanding(one.entry.first, one.entry.end, "dead", one.entry.deliveries, 0)
+        for entry in self._leaving_entries():
+            yield Outstanding(entry.first, entry.end, "leaving", entry.deliveries, 0)
 
     def _entries(self) -> Iterator[Entry]:
         yield from self._waiting.values()
         for parts in self._leases.values():
             yield from (held.entry for held in parts)
         yield from (one.entry for one in self._dead)
+        yield from self._leaving_entries()
+
+    def _leaving_entries(self) -> list[Entry]:
+        return self.leaving.entries if self.leaving is not None else []
 
     # Arrivals.
 
@@ -292,8 +342,11 @@ class Delivery:
     ) -> Leased | None:
         """Lease up to ``messages_max``, in the order of the policy; :meth:`advance` comes first.
 
-        Returns None when nothing is ready. Raises OverloadedError when too many are leased.
+        Returns None when nothing is ready, or the subscription is paused. Raises OverloadedError
+        when too many are leased.
         """
+        if self.policy.paused:
+            return None
         room = LEASED_MESSAGES_MAX - self._leased_count
         if room <= 0:
             raise OverloadedError(
@@ -372,14 +425,123 @@ class Delivery:
         first = max(first, self.floor)
         return self._made(Skipped(first, end)) if first < end else []
 
-    def move(self, offset: int, available_at_ms: int) -> list[Change]:
-        """Let a message that waits be leased from another time on; empty when it does not wait."""
-        waits = any(entry.first <= offset < entry.end for entry in self._waiting.values())
-        return self._made(Moved(offset, offset + 1, available_at_ms)) if waits else []
+    def purgeable(self, end: int, *, leased: bool) -> list[tuple[int, int]]:
+        """What a purge of all below ``end`` takes away, in ranges for :meth:`purge`.
 
-    def carry(self, first: int, end: int) -> list[Change]:
-        """Note that bodies are kept apart from the log."""
-        return self._made(Carried(first, end))
+        Each has at most PURGE_ENTRIES_MAX entries, so that a purge of millions is no one long step.
+        """
+        spans = [(one.first, one.end) for one in self._waiting.values()]
+        if leased:
+            parts = (held.entry for lease in self._leases.values() for held in lease)
+            spans += [(one.first, one.end) for one in parts]
+        spans.sort()
+        ranges: list[tuple[int, int]] = []
+        begin = stop = joined = 0
+        for first, last in spans:
+            if first >= end:
+                break
+            if first != stop or joined >= PURGE_ENTRIES_MAX:
+                if joined:
+                    ranges.append((begin, stop))
+                begin, joined = first, 0
+            stop, joined = min(last, end), joined + 1
+        if joined:
+            ranges.append((begin, stop))
+        return ranges
+
+    def purge(self, first: int, end: int, *, leased: bool) -> tuple[int, list[Change]]:
+        """Take away what waits of [first, end), and what is leased if asked to; how many it was."""
+        before = self.backlog
+        changes = self._made(Purged(first, end, leased))
+        return before - self.backlog, changes
+
+    # Redrives.
+
+    @property
+    def leaving(self) -> LeavingBatch | None:
+        """The batch that is on its way to another queue or topic."""
+        return self._redrives.leaving
+
+    @property
+    def redrives(self) -> Redrives:
+        """What is remembered of redrives, to be looked at."""
+        return self._redrives
+
+    def leave(self, operation_id: str, lane: str, offsets: Iterable[int]) -> list[Change]:
+        """Let those of the offsets that still wait leave as one batch; empty when none does."""
+        wanted = RangeSet((offset, offset + 1) for offset in offsets)
+        ranges = tuple(
+            (low, high)
+            for entry in sorted(self._waiting.values(), key=lambda one: one.first)
+            for low, high, inside in wanted.split(entry.first, entry.end)
+            if inside
+        )
+        return self._made(Leaving(operation_id, lane, ranges)) if ranges else []
+
+    def left(self, landed: bool) -> list[Change]:
+        """The batch has landed and its messages are settled; or they wait again."""
+        return self._made(Left(landed))
+
+    def change_waiting(self, wanted: Sequence[Wanted]) -> tuple[list[WaitingResult], list[Change]]:
+        """Cancel messages that wait, or move them to another time; :meth:`advance` comes first.
+
+        A result for each; one that fails hurts no other.
+        """
+        results: dict[int, WaitingResult] = {}
+        changes: list[Change] = []
+        begins = self._begins_of(sorted({one.offset for one in wanted}))
+        cut_at: dict[int, int] = {}
+        order = sorted(range(len(wanted)), key=lambda place: wanted[place].offset)
+        for place in order:
+            one = wanted[place]
+            begin = begins.get(one.offset)
+            # What was cut out before has left the rest of its entry to begin behind it.
+            entry = self._waiting.get(one.offset)
+            if entry is None and begin is not None:
+                entry = self._waiting.get(cut_at.get(begin, begin))
+            if entry is None or not entry.first <= one.offset < entry.end:
+                results[place] = self._why_not_waiting(one.offset)
+                continue
+            change = _waiting_change(one, entry)
+            if change is None:
+                results[place] = WaitingResult.EXPIRES
+                continue
+            self._change_waiting(change, self._cut_waiting(entry, change.first, change.end))
+            cut_at[one.offset if begin is None else begin] = change.end
+            changes.append(change)
+            results[place] = WaitingResult.DONE
+        return [results[place] for place in range(len(wanted))], changes
+
+    def _begins_of(self, offsets: Sequence[int]) -> dict[int, int]:
+        """Where the waiting entries begin that hold these ascending offsets, in one pass."""
+        begins = {offset: offset for offset in offsets if offset in self._waiting}
+        if len(begins) < len(offsets):
+            for entry in self._waiting.values():
+                place = bisect_left(offsets, entry.first)
+                while place < len(offsets) and offsets[place] < entry.end:
+                    begins[offsets[place]] = entry.first
+                    place += 1
+        return begins
+
+    def _why_not_waiting(self, offset: int) -> WaitingResult:
+        """A redrive has it as a worker would, so that counts as leased."""
+        if offset >= self.arrived:
+            return WaitingResult.UNKNOWN
+        if offset < self.floor or offset in self._settled:
+            return WaitingResult.SETTLED
+        dying = any(one.entry.first <= offset < one.entry.end for one in self._dead)
+        return WaitingResult.DEAD if dying else WaitingResult.LEASED
+
+    def _change_waiting(self, change: Moved | Cancelled, entry: Entry) -> None:
+        if isinstance(change, Cancelled):
+            self._done_with(entry)
+            return
+        entry.available_at_ms, entry.moved = change.available_at_ms, True
+        self._wait(entry)
+
+    def carry(self, ranges: Sequence[tuple[int, int]]) -> list[Change]:
+        """Note that the bodies of these ranges are kept apart from the log."""
+        return self._made(Carried(tuple(ranges))) if ranges else []
 
     def dead_sent(self, number: int) -> list[Change]:
         """The dead messages numbered below ``number`` have landed among the dead letters."""
@@ -487,14 +649,26 @@ class Delivery:
     def _refusals(self, first: int, end: int) -> Iterator[SettleOutcome]:
         if first < self.floor:
             high = min(end, self.floor)
-            yield SettleOutcome(first, high, ErrorCode.ALREADY_SETTLED)
+            yield from self._settled_refusals(first, high)
             first = high
         if end > self.arrived:
             low = max(first, self.arrived)
             yield SettleOutcome(low, end, ErrorCode.INVALID_RECEIPT)
             end = low
         for low, high, settled in self._settled.split(first, end):
-            code = ErrorCode.ALREADY_SETTLED if settled else ErrorCode.LEASE_LOST
+            if settled:
+                yield from self._settled_refusals(low, high)
+            else:
+                yield from self._lost_refusals(low, high)
+
+    def _settled_refusals(self, first: int, end: int) -> Iterator[SettleOutcome]:
+        for low, high, code in self._gone.split(first, end, ErrorCode.ALREADY_SETTLED):
+            yield SettleOutcome(low, high, code)
+
+    def _lost_refusals(self, first: int, end: int) -> Iterator[SettleOutcome]:
+        leaving = RangeSet((entry.first, entry.end) for entry in self._leaving_entries())
+        for low, high, leaves in leaving.split(first, end):
+            code = ErrorCode.REDRIVEN if leaves else ErrorCode.LEASE_LOST
             yield SettleOutcome(low, high, code)
 
     # The journal.
@@ -521,12 +695,18 @@ class Delivery:
                 self._apply_dead_sent(number)
             case Skipped(first, end):
                 self._apply_skipped(first, end)
-            case Moved(first, end, available_at_ms):
-                for entry in self._take_waiting(first, end):
-                    entry.available_at_ms, entry.moved = available_at_ms, True
-                    self._wait(entry)
-            case Carried(first, end):
-                self._apply_carried(first, end)
+            case Moved() | Cancelled():
+                for entry in self._take_waiting(change.first, change.end):
+                    self._change_waiting(change, entry)
+            case Carried(ranges):
+                self._apply_carried(RangeSet(ranges))
+            case Purged(first, end, leased):
+                self._apply_purged(first, end, leased)
+            case Leaving(operation_id, lane, ranges):
+                entries = [one for low, high in ranges for one in self._take_waiting(low, high)]
+                self._redrives.begin(operation_id, lane, entries)
+            case Left(landed):
+                self._apply_left(landed)
 
     def snapshot(self) -> bytes:
         """The state but for what the log tells by itself, for :meth:`restore`."""
@@ -544,6 +724,8 @@ class Delivery:
                 self._dead,
                 self._next_number,
                 self.dead_address,
+                self._redrives if self._redrives.operation_id else None,
+                tuple(self._gone.ranges),
             )
         )
 
@@ -563,6 +745,8 @@ class Delivery:
         state._dead = stored.dead
         state._next_number = stored.next_number
         state.dead_address = stored.dead_address
+        state._redrives = stored.redrives or Redrives()
+        state._gone = Gone(list(stored.gone))
         state._known = RangeSet((entry.first, entry.end) for entry in state._entries())
         state._known.remove_below(state.arrived)
         return state
@@ -610,20 +794,55 @@ class Delivery:
         for lease_id in list(self._leases):
             self._drop_bodies(held.entry for held in self._take_leased(lease_id, first, end))
         self._drop_bodies(self._take_waiting(first, end))
+        if self.leaving is not None:
+            self._drop_bodies(self.leaving.take(first, end))
         self._drop_bodies(one.entry for one in self._cut_dead(first, end))
         self._dead = [one for one in self._dead if not first <= one.entry.first < end]
         self._settle(first, end)
 
-    def _apply_carried(self, first: int, end: int) -> None:
-        for lease_id in list(self._leases):
-            for held in self._take_leased(lease_id, first, end):
-                held.entry.carried = True
-                self._hold(lease_id, held.entry, held.deadline_ms)
-        for entry in self._take_waiting(first, end):
-            entry.carried = True
-            self._wait(entry)
-        for one in self._cut_dead(first, end):
-            one.entry.carried = True
+    def _apply_carried(self, carried: RangeSet) -> None:
+        leased = [(lease_id, held) for lease_id, parts in self._leases.items() for held in parts]
+        for lease_id, part in leased:
+            for first, end in carried.within(part.entry.first, part.entry.end):
+                for held in self._take_leased(lease_id, first, end):
+                    held.entry.carried = True
+                    self._hold(lease_id, held.entry, held.deadline_ms)
+        for waiting in list(self._waiting.values()):
+            for first, end in carried.within(waiting.first, waiting.end):
+                for entry in self._take_waiting(first, end):
+                    entry.carried = True
+                    self._wait(entry)
+        for dying in [one.entry for one in self._dead]:
+            for first, end in carried.within(dying.first, dying.end):
+                for one in self._cut_dead(first, end):
+                    one.entry.carried = True
+        leaving = self._leaving_entries()
+        for first, end in [one for e in leaving for one in carried.within(e.first, e.end)]:
+            self._carry_leaving(first, end)
+
+    def _carry_leaving(self, first: int, end: int) -> None:
+        assert self.leaving is not None, "looked at just before"
+        taken = self.leaving.take(first, end)
+        self.leaving.entries += [msgspec.structs.replace(one, carried=True) for one in taken]
+        self.leaving.entries.sort(key=lambda one: one.first)
+
+    def _apply_purged(self, first: int, end: int, leased: bool) -> None:
+        entries = self._take_waiting(first, end)
+        if leased:
+            for lease_id in list(self._leases):
+                entries += [held.entry for held in self._take_leased(lease_id, first, end)]
+            entries.sort(key=lambda one: one.first)
+        for entry in entries:
+            self._done_with(entry)
+            self._gone.note(entry.first, entry.end, ErrorCode.PURGED)
+
+    def _apply_left(self, landed: bool) -> None:
+        for entry in self._redrives.end(landed):
+            if landed:
+                self._done_with(entry)
+                self._gone.note(entry.first, entry.end, ErrorCode.REDRIVEN)
+            else:
+                self._wait(entry)
 
     def _cut_dead(self, first: int, end: int) -> list[_Dead]:
         """The dead of [first, end), after cutting those that reach beyond it."""
@@ -769,6 +988,15 @@ class Delivery:
             if any(held.deadline_ms == deadline_ms for held in self._leases.get(lease_id, ())):
                 return
             heapq.heappop(self._deadlines)
+
+
+def _waiting_change(one: Wanted, entry: Entry) -> Moved | Cancelled | None:
+    """The change that is wanted; None when the message would expire before."""
+    if one.available_at_ms is None:
+        return Cancelled(one.offset, one.offset + 1)
+    if entry.expires_at_ms and entry.expires_at_ms <= one.available_at_ms:
+        return None
+    return Moved(one.offset, one.offset + 1, one.available_at_ms)
 
 
 def _join(ranges: list[LeasedRange], one: LeasedRange) -> None:

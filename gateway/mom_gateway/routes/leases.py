@@ -112,6 +112,8 @@ class SeekOffset(Struct):
 
     partition: int
     offset: int
+    lag: Annotated[int, Meta(description="Messages that are not handled from there.")]
+    lag_ms: Annotated[int, Meta(description="Age of the first of them; 0: there is none.")]
 
 
 class SeekReply(Struct):
@@ -215,7 +217,7 @@ async def seek(call: Call) -> Reply:
         force=wanted.force,
         dry_run=wanted.dry_run,
     )
-    shown = [SeekOffset(one.partition, one.offset) for one in offsets]
+    shown = [SeekOffset(*one) for one in offsets]
     return Reply(200, json_bytes(SeekReply(shown)))
 
 
@@ -291,14 +293,15 @@ _SEEK: Final = Operation(
     id="seek_subscription",
     summary="Set where a subscription goes on",
     tag="subscriptions",
-    description="To replay a topic: to=earliest.",
+    description="To replay a topic: to=earliest. With dry_run nothing is set, and the answer tells "
+    "how far behind the subscription would be.",
     body=SeekIn,
     examples=(Example(summary="Replay from the start", value={"to": "earliest", "force": True}),),
     answers={
         200: Answer(
             description="The new offsets.",
             type=SeekReply,
-            example={"offsets": [{"partition": 0, "offset": 0}]},
+            example={"offsets": [{"partition": 0, "offset": 0, "lag": 12, "lag_ms": 60_000}]},
         )
     },
     errors=(*_ERRORS, ErrorCode.CONFLICT),

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
+import msgspec
 from fastapi import Response
 from msgspec import Meta, Struct
 
 from mom_client.routing import TopicRoute
 from mom_core.access import Action
-from mom_core.errors import ErrorCode, NotFoundError
+from mom_core.errors import ErrorCode, MomError, NotFoundError
 from mom_core.names import check_name
 from mom_core.topics import (
     SECRET_BYTES,
+    SubscriptionConfig,
+    SubscriptionMode,
     TopicKind,
     show_subscription,
 )
 from mom_gateway.calls import Call
 from mom_gateway.operations import Answer, Described, Example, Operation
 from mom_gateway.routes.control import CallOf, Name, answer, document_decoder
-from mom_gateway.routes.topics import DeliverySettings, Duration
+from mom_gateway.routes.topics import (
+    MERGE_PATCH_TYPES,
+    DeliverySettings,
+    Duration,
+    QueueCounts,
+    count_messages,
+)
 from mom_gateway.service import check_kind
 
 SUBSCRIPTIONS: Final = Described()
@@ -61,6 +70,17 @@ class Subscription(Struct, omit_defaults=True, kw_only=True):
     retry_backoff_multiplier: float | None = None
     retry_backoff_max_ms: int | None = None
     message_ttl_ms: int | None = None
+    paused: bool | None = None
+    messages: Annotated[
+        QueueCounts | None, Meta(description="Queue mode, when one subscription is asked for.")
+    ] = None
+    lag: Annotated[
+        int | None,
+        Meta(description="Stream mode, when one is asked for: records that it has not handled."),
+    ] = None
+    lag_ms: Annotated[
+        int | None, Meta(description="Age of the first of them; 0: there is none.")
+    ] = None
 
 
 class SubscriptionList(Struct):
@@ -157,7 +177,56 @@ async def _put(call: CallOf, topic: Name, subscription: Name) -> Response:
 async def _get(call: CallOf, topic: Name, subscription: Name) -> Response:
     call.service.require(call.identity, Action.DESCRIBE, topic)
     check_name(subscription, "subscription")
-    return answer(show_subscription((await _topic(call, topic)).subscription(subscription)))
+    found = (await _topic(call, topic)).subscription(subscription)
+    return answer(show_subscription(found) | await _progress(call, found))
+
+
+async def _progress(call: Call, found: SubscriptionConfig) -> dict[str, object]:
+    """How far a subscription is; nothing while a node can't be reached."""
+    try:
+        partitions = await call.service.engine.describe(found.topic)
+    except MomError:
+        return {}
+    if not all(partition.node_id for partition in partitions):
+        return {}
+    if found.mode is SubscriptionMode.QUEUE:
+        return {"messages": count_messages(partitions, found.name)}
+    lags = [one.lag for each in partitions for one in each.subscriptions if one.name == found.name]
+    return {
+        "lag": sum(one.messages for one in lags),
+        "lag_ms": max((one.behind_ms for one in lags), default=0),
+    }
+
+
+@SUBSCRIPTIONS.route(
+    "PATCH",
+    _PATH,
+    Operation(
+        id="patch_subscription",
+        summary="Alter a subscription",
+        tag="subscriptions",
+        description="A JSON merge patch (RFC 7396): what is left out stays, null returns to the "
+        "default.",
+        body=SubscriptionSettings,
+        examples=(
+            Example(summary="One setting", value={"session_ms": "30s"}),
+            Example(
+                summary="As a merge patch",
+                value={"session_ms": "30s"},
+                media_type="application/merge-patch+json",
+            ),
+        ),
+        answers={200: Answer(description="Altered.", type=Subscription, example=_EXAMPLE)},
+        errors=(ErrorCode.NOT_FOUND, ErrorCode.UNSUPPORTED_MEDIA_TYPE),
+    ),
+)
+async def _patch(call: CallOf, topic: Name, subscription: Name) -> Response:
+    call.service.require(call.identity, Action.ADMIN)
+    patch = await call.json(document_decoder, media_types=MERGE_PATCH_TYPES)
+    await _topic(call, topic)
+    engine = call.service.engine
+    altered = await engine.alter_subscription(topic, subscription, msgspec.json.encode(patch))
+    return answer(show_subscription(altered))
 
 
 @SUBSCRIPTIONS.route(

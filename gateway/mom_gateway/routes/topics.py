@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import Response
@@ -36,6 +37,13 @@ Duration = Annotated[
 Size = Annotated[int | str, Meta(description="Bytes, or text such as 10Gi or 500M.")]
 
 
+DedupWindow = Annotated[
+    Duration,
+    Meta(description="A second message with the same dedup_id is not stored within so long, up to "
+         "24h; 0: it is stored."),
+]  # fmt: skip
+
+
 class TopicSettings(Struct, omit_defaults=True, kw_only=True):
     """Settings of a topic. What is left out has its default."""
 
@@ -43,6 +51,12 @@ class TopicSettings(Struct, omit_defaults=True, kw_only=True):
     retention_ms: Duration = 604_800_000
     retention_bytes: Size = 1_073_741_824
     message_bytes_max: Size = 1_048_576
+    retain_until_acked: Annotated[
+        bool,
+        Meta(description="Remove a record when all subscriptions have handled it, and refuse new "
+             "ones at retention_bytes rather than remove old ones."),
+    ] = False  # fmt: skip
+    dedup_window_ms: DedupWindow = 300_000
 
 
 class DeliverySettings(Struct, omit_defaults=True, kw_only=True):
@@ -78,6 +92,9 @@ class DeliverySettings(Struct, omit_defaults=True, kw_only=True):
     message_ttl_ms: Annotated[
         Duration, Meta(description="Messages expire so long after they came; 0: never by that.")
     ] = 0
+    paused: Annotated[
+        bool, Meta(description="Deliver nothing for now. Publishing and acks go on.")
+    ] = False
 
 
 class QueueSettings(DeliverySettings, omit_defaults=True, kw_only=True):
@@ -87,10 +104,15 @@ class QueueSettings(DeliverySettings, omit_defaults=True, kw_only=True):
     retention_ms: Annotated[Duration, Meta(description="0: until acknowledged.")] = 0
     retention_bytes: Size = 1_073_741_824
     message_bytes_max: Size = 1_048_576
+    messages_max: Annotated[
+        int,
+        Meta(description="While it holds so many, new messages are refused (429). 0: no bound."),
+    ] = 0
+    dedup_window_ms: DedupWindow = 300_000
 
 
-class Topic(Struct, kw_only=True):
-    """A topic."""
+class TopicBase(Struct, kw_only=True):
+    """What topics and queues have both."""
 
     name: str
     kind: str
@@ -99,7 +121,14 @@ class Topic(Struct, kw_only=True):
     retention_ms: Annotated[int, Meta(description="0: no limit by time.")]
     retention_bytes: Annotated[int, Meta(description="For each partition.")]
     message_bytes_max: int
+    dedup_window_ms: int
     created_at_ms: int
+
+
+class Topic(TopicBase, kw_only=True):
+    """A topic."""
+
+    retain_until_acked: bool
 
 
 class QueueCounts(Struct):
@@ -109,11 +138,18 @@ class QueueCounts(Struct):
     delayed: Annotated[int, Meta(description="Their time has not come.")]
     leased: Annotated[int, Meta(description="A worker has them.")]
     dead: Annotated[int, Meta(description="On their way to the dead letters.")] = 0
+    oldest_ready_ms: Annotated[
+        int | None, Meta(description="Age of the oldest ready one; null: there is none.")
+    ] = None
+    oldest_unacked_ms: Annotated[
+        int | None, Meta(description="Age of the oldest of all; null: there is none.")
+    ] = None
 
 
-class Queue(Topic, kw_only=True):
+class Queue(TopicBase, kw_only=True):
     """A queue."""
 
+    messages_max: int
     lease_ms: int
     ordering: str
     dead_letter: str
@@ -123,6 +159,7 @@ class Queue(Topic, kw_only=True):
     retry_backoff_multiplier: float
     retry_backoff_max_ms: int
     message_ttl_ms: int
+    paused: bool
     messages: Annotated[
         QueueCounts | None,
         Meta(description="When one queue is asked for; null while a node can't be reached."),
@@ -154,6 +191,15 @@ class SubscriptionCounts(Struct):
     dead: int
     committed_offset: int
     member_id: str
+    lag: Annotated[int, Meta(description="Stream mode: messages not handled.")] = 0
+    lag_ms: Annotated[int, Meta(description="Stream mode: age of the first of them.")] = 0
+    oldest_ready_ms: Annotated[
+        int | None, Meta(description="Queue mode: age of the oldest ready message.")
+    ] = None
+    oldest_unacked_ms: Annotated[
+        int | None, Meta(description="Queue mode: age of the oldest message.")
+    ] = None
+    paused: Annotated[bool, Meta(description="Queue mode: nothing is delivered for now.")] = False
 
 
 class PartitionInfo(Struct):
@@ -202,13 +248,38 @@ async def _counts(call: Call, queue: str) -> QueueCounts | None:
         return None
     if not all(partition.node_id for partition in partitions):
         return None
-    found = [one for each in partitions for one in each.subscriptions if one.name == queue]
+    return count_messages(partitions, queue)
+
+
+def count_messages(
+    partitions: Iterable[broker_pb2.PartitionDescription], subscription: str
+) -> QueueCounts:
+    """The counts of a queue-mode subscription over all partitions."""
+    found = [one for each in partitions for one in each.subscriptions if one.name == subscription]
     return QueueCounts(
         sum(one.ready for one in found),
         sum(one.delayed for one in found),
         sum(one.leased for one in found),
         sum(one.dead for one in found),
+        _oldest(found, "oldest_ready_ms"),
+        _oldest(found, "oldest_unacked_ms"),
     )
+
+
+def _oldest(
+    found: Iterable[broker_pb2.SubscriptionDescription],
+    field: Literal["oldest_ready_ms", "oldest_unacked_ms"],
+) -> int | None:
+    return max((age_of(one, field) or 0 for one in found if one.HasField(field)), default=None)
+
+
+def age_of(
+    one: broker_pb2.SubscriptionDescription,
+    field: Literal["oldest_ready_ms", "oldest_unacked_ms"],
+) -> int | None:
+    """An age, None where there is nothing to be old."""
+    age: int | None = getattr(one, field) if one.HasField(field) else None
+    return age
 
 
 async def patch_topic(call: Call, name: str, kind: TopicKind) -> Response:
@@ -268,6 +339,11 @@ def show_partition(one: broker_pb2.PartitionDescription) -> PartitionInfo:
                 each.dead,
                 each.committed_offset,
                 each.member_id,
+                each.lag.messages,
+                each.lag.behind_ms,
+                age_of(each, "oldest_ready_ms"),
+                age_of(each, "oldest_unacked_ms"),
+                each.paused,
             )
             for each in one.subscriptions
         ],
@@ -276,7 +352,7 @@ def show_partition(one: broker_pb2.PartitionDescription) -> PartitionInfo:
 
 # Routes and their descriptions, for a kind.
 
-_TOPIC_EXAMPLE: Final = {
+_COMMON_EXAMPLE: Final = {
     "name": "orders",
     "kind": "topic",
     "topic_id": "01912d68783e7a0384675661c1243ad4",
@@ -284,13 +360,16 @@ _TOPIC_EXAMPLE: Final = {
     "retention_ms": 604_800_000,
     "retention_bytes": 1_073_741_824,
     "message_bytes_max": 1_048_576,
+    "dedup_window_ms": 300_000,
     "created_at_ms": 1_700_000_000_000,
 }
-_QUEUE_EXAMPLE: Final = _TOPIC_EXAMPLE | {
+_TOPIC_EXAMPLE: Final = _COMMON_EXAMPLE | {"retain_until_acked": False}
+_QUEUE_EXAMPLE: Final = _COMMON_EXAMPLE | {
     "name": "mail",
     "kind": "queue",
     "partitions": 1,
     "retention_ms": 0,
+    "messages_max": 0,
     "lease_ms": 30_000,
     "ordering": "priority",
     "dead_letter": "mail.dlq",
@@ -300,7 +379,15 @@ _QUEUE_EXAMPLE: Final = _TOPIC_EXAMPLE | {
     "retry_backoff_multiplier": 2.0,
     "retry_backoff_max_ms": 60_000,
     "message_ttl_ms": 0,
-    "messages": {"ready": 3, "delayed": 0, "leased": 1, "dead": 0},
+    "paused": False,
+    "messages": {
+        "ready": 3,
+        "delayed": 0,
+        "leased": 1,
+        "dead": 0,
+        "oldest_ready_ms": 1_200,
+        "oldest_unacked_ms": 8_000,
+    },
 }
 _PARTITIONS_EXAMPLE: Final = {
     "partitions": [

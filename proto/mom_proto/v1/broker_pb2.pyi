@@ -313,6 +313,8 @@ class ProduceResult(_message.Message):
     DURABILITY_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    DUPLICATE_PLACES_FIELD_NUMBER: _builtins.int
+    DUPLICATE_OFFSETS_FIELD_NUMBER: _builtins.int
     base_offset: _builtins.int
     """Offset of the first record."""
     epoch: _builtins.int
@@ -324,6 +326,16 @@ class ProduceResult(_message.Message):
     def error(self) -> _types_pb2.Error:
         """Set when the batch did not land."""
 
+    @_builtins.property
+    def duplicate_places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Records, by their place in the batch from 0, that were not stored: within the topic's dedup
+        window one with their dedup_id had landed ...
+        """
+
+    @_builtins.property
+    def duplicate_offsets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """... at these offsets, one for each. The others follow one another from base_offset on."""
+
     def __init__(
         self,
         *,
@@ -332,10 +344,12 @@ class ProduceResult(_message.Message):
         durability: _types_pb2.Durability.ValueType = ...,
         duplicate: _builtins.bool = ...,
         error: _types_pb2.Error | None = ...,
+        duplicate_places: _abc.Iterable[_builtins.int] | None = ...,
+        duplicate_offsets: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_offset", b"base_offset", "duplicate", b"duplicate", "durability", b"durability", "epoch", b"epoch", "error", b"error"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_offset", b"base_offset", "duplicate", b"duplicate", "duplicate_offsets", b"duplicate_offsets", "duplicate_places", b"duplicate_places", "durability", b"durability", "epoch", b"epoch", "error", b"error"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -800,6 +814,91 @@ class SettleFailure(_message.Message):
 Global___SettleFailure: _TypeAlias = SettleFailure  # noqa: Y015
 
 @_typing.final
+class RescheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    FORWARDED_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    subscription: _builtins.str
+    forwarded: _builtins.bool
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RescheduleItem]:
+        """Up to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        subscription: _builtins.str = ...,
+        items: _abc.Iterable[Global___RescheduleItem] | None = ...,
+        forwarded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "items", b"items", "subscription", b"subscription", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RescheduleRequest: _TypeAlias = RescheduleRequest  # noqa: Y015
+
+@_typing.final
+class RescheduleItem(_message.Message):
+    """One message that is ready or delayed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    DELIVER_AT_MS_FIELD_NUMBER: _builtins.int
+    partition: _builtins.int
+    offset: _builtins.int
+    cancel: _builtins.bool
+    """It is not delivered any more."""
+    deliver_at_ms: _builtins.int
+    """Else: not delivered before, milliseconds since the Unix epoch; 0: at once."""
+    def __init__(
+        self,
+        *,
+        partition: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        cancel: _builtins.bool = ...,
+        deliver_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "deliver_at_ms", b"deliver_at_ms", "offset", b"offset", "partition", b"partition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RescheduleItem: _TypeAlias = RescheduleItem  # noqa: Y015
+
+@_typing.final
+class RescheduleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Error]:
+        """One for each item, in the order of the request; an empty code is success."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[_types_pb2.Error] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RescheduleResponse: _TypeAlias = RescheduleResponse  # noqa: Y015
+
+@_typing.final
 class BrowseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -871,7 +970,9 @@ class BrowsedBatch(_message.Message):
     base_offset: _builtins.int
     batch: _builtins.bytes
     state: _builtins.str
-    """"ready", "delayed", "leased", or "dead": on its way to the dead letters."""
+    """"ready", "delayed", "leased", "dead" (on its way to the dead letters) or "leaving" (a redrive
+    sends it elsewhere).
+    """
     deliveries: _builtins.int
     append_time_ms: _builtins.int
     def __init__(
@@ -1164,20 +1265,52 @@ class SeekSubscriptionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OFFSETS_FIELD_NUMBER: _builtins.int
+    LAGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def offsets(self) -> _containers.RepeatedCompositeFieldContainer[Global___OffsetCommit]: ...
+    @_builtins.property
+    def lags(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lag]:
+        """How far behind the subscription is from there; one for each offset, in their order."""
+
     def __init__(
         self,
         *,
         offsets: _abc.Iterable[Global___OffsetCommit] | None = ...,
+        lags: _abc.Iterable[Global___Lag] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offsets", b"offsets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lags", b"lags", "offsets", b"offsets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SeekSubscriptionResponse: _TypeAlias = SeekSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class Lag(_message.Message):
+    """How far a reader is behind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    BEHIND_MS_FIELD_NUMBER: _builtins.int
+    messages: _builtins.int
+    """Messages that it has not handled."""
+    behind_ms: _builtins.int
+    """How long ago the first of them was appended, milliseconds; 0 when there is none."""
+    def __init__(
+        self,
+        *,
+        messages: _builtins.int = ...,
+        behind_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind_ms", b"behind_ms", "messages", b"messages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lag: _TypeAlias = Lag  # noqa: Y015
 
 @_typing.final
 class DescribePartitionsRequest(_message.Message):
@@ -1276,6 +1409,10 @@ class SubscriptionDescription(_message.Message):
     MEMBER_ID_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     DEAD_FIELD_NUMBER: _builtins.int
+    LAG_FIELD_NUMBER: _builtins.int
+    OLDEST_READY_MS_FIELD_NUMBER: _builtins.int
+    OLDEST_UNACKED_MS_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     mode: _types_pb2.SubscriptionMode.ValueType
     ready: _builtins.int
@@ -1292,6 +1429,18 @@ class SubscriptionDescription(_message.Message):
     """Stream mode: members of the whole subscription."""
     dead: _builtins.int
     """Queue mode: messages on their way to the dead letters."""
+    oldest_ready_ms: _builtins.int
+    """Queue mode: how long ago the oldest message was appended that a receive would get now,
+    milliseconds; absent when there is none.
+    """
+    oldest_unacked_ms: _builtins.int
+    """Queue mode: the same of all messages that are not acknowledged."""
+    paused: _builtins.bool
+    """Queue mode: nothing is delivered for now."""
+    @_builtins.property
+    def lag(self) -> Global___Lag:
+        """Stream mode: how far behind it is."""
+
     def __init__(
         self,
         *,
@@ -1304,12 +1453,23 @@ class SubscriptionDescription(_message.Message):
         member_id: _builtins.str = ...,
         members: _builtins.int = ...,
         dead: _builtins.int = ...,
+        lag: Global___Lag | None = ...,
+        oldest_ready_ms: _builtins.int | None = ...,
+        oldest_unacked_ms: _builtins.int | None = ...,
+        paused: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_oldest_ready_ms", b"_oldest_ready_ms", "_oldest_unacked_ms", b"_oldest_unacked_ms", "lag", b"lag", "oldest_ready_ms", b"oldest_ready_ms", "oldest_unacked_ms", b"oldest_unacked_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_offset", b"committed_offset", "dead", b"dead", "delayed", b"delayed", "leased", b"leased", "member_id", b"member_id", "members", b"members", "mode", b"mode", "name", b"name", "ready", b"ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_oldest_ready_ms", b"_oldest_ready_ms", "_oldest_unacked_ms", b"_oldest_unacked_ms", "committed_offset", b"committed_offset", "dead", b"dead", "delayed", b"delayed", "lag", b"lag", "leased", b"leased", "member_id", b"member_id", "members", b"members", "mode", b"mode", "name", b"name", "oldest_ready_ms", b"oldest_ready_ms", "oldest_unacked_ms", b"oldest_unacked_ms", "paused", b"paused", "ready", b"ready"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__oldest_ready_ms: _TypeAlias = _typing.Literal["oldest_ready_ms"]  # noqa: Y015
+    _WhichOneofArgType__oldest_ready_ms: _TypeAlias = _typing.Literal["_oldest_ready_ms", b"_oldest_ready_ms"]  # noqa: Y015
+    _WhichOneofReturnType__oldest_unacked_ms: _TypeAlias = _typing.Literal["oldest_unacked_ms"]  # noqa: Y015
+    _WhichOneofArgType__oldest_unacked_ms: _TypeAlias = _typing.Literal["_oldest_unacked_ms", b"_oldest_unacked_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__oldest_ready_ms) -> _WhichOneofReturnType__oldest_ready_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__oldest_unacked_ms) -> _WhichOneofReturnType__oldest_unacked_ms | None: ...
 
 Global___SubscriptionDescription: _TypeAlias = SubscriptionDescription  # noqa: Y015
 
@@ -1359,3 +1519,351 @@ class AuthenticateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuthenticateResponse: _TypeAlias = AuthenticateResponse  # noqa: Y015
+
+@_typing.final
+class PurgeSubscriptionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    LEASED_FIELD_NUMBER: _builtins.int
+    FORWARDED_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    subscription: _builtins.str
+    partition: _builtins.int
+    leased: _builtins.bool
+    """Also what is under lease: its workers are told when they acknowledge."""
+    forwarded: _builtins.bool
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        subscription: _builtins.str = ...,
+        partition: _builtins.int = ...,
+        leased: _builtins.bool = ...,
+        forwarded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "leased", b"leased", "partition", b"partition", "subscription", b"subscription", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeSubscriptionRequest: _TypeAlias = PurgeSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class PurgeSubscriptionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PURGED_FIELD_NUMBER: _builtins.int
+    purged: _builtins.int
+    """By this call: one that is sent again after a lost answer finds only what is left."""
+    def __init__(
+        self,
+        *,
+        purged: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["purged", b"purged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeSubscriptionResponse: _TypeAlias = PurgeSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class DeadLetterFilter(_message.Message):
+    """Which dead letters; each that is set has to hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    TOPIC_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    OFFSETS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """"max_deliveries" or "expired"."""
+    topic: _builtins.str
+    """Where they died."""
+    subscription: _builtins.str
+    @_builtins.property
+    def offsets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Only these, by their offsets in the queue that holds them; up to 1,000."""
+
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Only these, by their ids, 16 bytes each; up to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        topic: _builtins.str = ...,
+        subscription: _builtins.str = ...,
+        offsets: _abc.Iterable[_builtins.int] | None = ...,
+        ids: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "offsets", b"offsets", "reason", b"reason", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLetterFilter: _TypeAlias = DeadLetterFilter  # noqa: Y015
+
+@_typing.final
+class StartRedriveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    RATE_PER_SECOND_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    """Chosen by the caller: 32 hex digits."""
+    topic_id: _builtins.bytes
+    """The queue that holds the dead letters."""
+    to: _builtins.str
+    """A topic or queue; empty: each goes back to where it died."""
+    rate_per_second: _builtins.float
+    """Messages a second; 0: as fast as it goes."""
+    @_builtins.property
+    def filter(self) -> Global___DeadLetterFilter: ...
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+        topic_id: _builtins.bytes = ...,
+        filter: Global___DeadLetterFilter | None = ...,
+        to: _builtins.str = ...,
+        rate_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "operation_id", b"operation_id", "rate_per_second", b"rate_per_second", "to", b"to", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartRedriveRequest: _TypeAlias = StartRedriveRequest  # noqa: Y015
+
+@_typing.final
+class Operation(_message.Message):
+    """Work that goes on by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    ENDED_AT_MS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    RATE_PER_SECOND_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    kind: _builtins.str
+    """"redrive"."""
+    queue: _builtins.str
+    """The queue that holds the dead letters."""
+    state: _builtins.str
+    """"running", "cancelling", "done", "cancelled" or "failed"."""
+    total: _builtins.int
+    """Dead letters that it was asked for; 0 until they are counted."""
+    done: _builtins.int
+    left: _builtins.int
+    """At the end: those that stayed. A worker had them, or the error says why."""
+    error: _builtins.str
+    """The last thing that stood in the way, for a person; empty: nothing."""
+    created_at_ms: _builtins.int
+    ended_at_ms: _builtins.int
+    """0: it goes on."""
+    to: _builtins.str
+    rate_per_second: _builtins.float
+    @_builtins.property
+    def filter(self) -> Global___DeadLetterFilter: ...
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        queue: _builtins.str = ...,
+        state: _builtins.str = ...,
+        total: _builtins.int = ...,
+        done: _builtins.int = ...,
+        left: _builtins.int = ...,
+        error: _builtins.str = ...,
+        created_at_ms: _builtins.int = ...,
+        ended_at_ms: _builtins.int = ...,
+        filter: Global___DeadLetterFilter | None = ...,
+        to: _builtins.str = ...,
+        rate_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "done", b"done", "ended_at_ms", b"ended_at_ms", "error", b"error", "filter", b"filter", "kind", b"kind", "left", b"left", "operation_id", b"operation_id", "queue", b"queue", "rate_per_second", b"rate_per_second", "state", b"state", "to", b"to", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Operation: _TypeAlias = Operation  # noqa: Y015
+
+@_typing.final
+class GetOperationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOperationRequest: _TypeAlias = GetOperationRequest  # noqa: Y015
+
+@_typing.final
+class ListOperationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_FIELD_NUMBER: _builtins.int
+    queue: _builtins.str
+    """Only of this queue; empty: of all."""
+    def __init__(
+        self,
+        *,
+        queue: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queue", b"queue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOperationsRequest: _TypeAlias = ListOperationsRequest  # noqa: Y015
+
+@_typing.final
+class ListOperationsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Operation]: ...
+    def __init__(
+        self,
+        *,
+        operations: _abc.Iterable[Global___Operation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operations", b"operations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOperationsResponse: _TypeAlias = ListOperationsResponse  # noqa: Y015
+
+@_typing.final
+class CancelOperationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelOperationRequest: _TypeAlias = CancelOperationRequest  # noqa: Y015
+
+@_typing.final
+class CountMessagesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountMessagesRequest: _TypeAlias = CountMessagesRequest  # noqa: Y015
+
+@_typing.final
+class CountMessagesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTALS_FIELD_NUMBER: _builtins.int
+    NODES_MISSING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def totals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubscriptionTotal]: ...
+    @_builtins.property
+    def nodes_missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a master: ids of nodes that did not answer, whose part is missing."""
+
+    def __init__(
+        self,
+        *,
+        totals: _abc.Iterable[Global___SubscriptionTotal] | None = ...,
+        nodes_missing: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes_missing", b"nodes_missing", "totals", b"totals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountMessagesResponse: _TypeAlias = CountMessagesResponse  # noqa: Y015
+
+@_typing.final
+class SubscriptionTotal(_message.Message):
+    """A queue or subscription over several partitions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    OLDEST_MS_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    subscription: _builtins.str
+    mode: _types_pb2.SubscriptionMode.ValueType
+    messages: _builtins.int
+    """Queue mode: not acknowledged. Stream mode: not handled."""
+    oldest_ms: _builtins.int
+    """How long ago the oldest of them was appended, milliseconds; 0 when there is none."""
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        subscription: _builtins.str = ...,
+        mode: _types_pb2.SubscriptionMode.ValueType = ...,
+        messages: _builtins.int = ...,
+        oldest_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "mode", b"mode", "oldest_ms", b"oldest_ms", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionTotal: _TypeAlias = SubscriptionTotal  # noqa: Y015

@@ -64,6 +64,11 @@ class BrokerStub(object):
                 request_serializer=mom__proto_dot_v1_dot_broker__pb2.SettleRequest.SerializeToString,
                 response_deserializer=mom__proto_dot_v1_dot_broker__pb2.SettleResponse.FromString,
                 _registered_method=True)
+        self.Reschedule = channel.unary_unary(
+                '/mom.v1.Broker/Reschedule',
+                request_serializer=mom__proto_dot_v1_dot_broker__pb2.RescheduleRequest.SerializeToString,
+                response_deserializer=mom__proto_dot_v1_dot_broker__pb2.RescheduleResponse.FromString,
+                _registered_method=True)
         self.Browse = channel.unary_unary(
                 '/mom.v1.Broker/Browse',
                 request_serializer=mom__proto_dot_v1_dot_broker__pb2.BrowseRequest.SerializeToString,
@@ -93,6 +98,36 @@ class BrokerStub(object):
                 '/mom.v1.Broker/DescribePartitions',
                 request_serializer=mom__proto_dot_v1_dot_broker__pb2.DescribePartitionsRequest.SerializeToString,
                 response_deserializer=mom__proto_dot_v1_dot_broker__pb2.DescribePartitionsResponse.FromString,
+                _registered_method=True)
+        self.PurgeSubscription = channel.unary_unary(
+                '/mom.v1.Broker/PurgeSubscription',
+                request_serializer=mom__proto_dot_v1_dot_broker__pb2.PurgeSubscriptionRequest.SerializeToString,
+                response_deserializer=mom__proto_dot_v1_dot_broker__pb2.PurgeSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.StartRedrive = channel.unary_unary(
+                '/mom.v1.Broker/StartRedrive',
+                request_serializer=mom__proto_dot_v1_dot_broker__pb2.StartRedriveRequest.SerializeToString,
+                response_deserializer=mom__proto_dot_v1_dot_broker__pb2.Operation.FromString,
+                _registered_method=True)
+        self.GetOperation = channel.unary_unary(
+                '/mom.v1.Broker/GetOperation',
+                request_serializer=mom__proto_dot_v1_dot_broker__pb2.GetOperationRequest.SerializeToString,
+                response_deserializer=mom__proto_dot_v1_dot_broker__pb2.Operation.FromString,
+                _registered_method=True)
+        self.ListOperations = channel.unary_unary(
+                '/mom.v1.Broker/ListOperations',
+                request_serializer=mom__proto_dot_v1_dot_broker__pb2.ListOperationsRequest.SerializeToString,
+                response_deserializer=mom__proto_dot_v1_dot_broker__pb2.ListOperationsResponse.FromString,
+                _registered_method=True)
+        self.CancelOperation = channel.unary_unary(
+                '/mom.v1.Broker/CancelOperation',
+                request_serializer=mom__proto_dot_v1_dot_broker__pb2.CancelOperationRequest.SerializeToString,
+                response_deserializer=mom__proto_dot_v1_dot_broker__pb2.Operation.FromString,
+                _registered_method=True)
+        self.CountMessages = channel.unary_unary(
+                '/mom.v1.Broker/CountMessages',
+                request_serializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesRequest.SerializeToString,
+                response_deserializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesResponse.FromString,
                 _registered_method=True)
         self.Authenticate = channel.unary_unary(
                 '/mom.v1.Broker/Authenticate',
@@ -147,6 +182,13 @@ class BrokerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reschedule(self, request, context):
+        """Cancel messages that wait to be delivered, or move them to another time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Browse(self, request, context):
         """Look at a queue's messages without leasing them.
         """
@@ -184,6 +226,50 @@ class BrokerServicer(object):
 
     def DescribePartitions(self, request, context):
         """Counts of a topic's partitions and of its subscriptions on this node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeSubscription(self, request, context):
+        """Take away what waits in one partition of a queue or queue-mode subscription.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartRedrive(self, request, context):
+        """Begin to send dead letters back to where they died, or elsewhere. The same operation id again
+        is no error. It goes on by itself, at whichever node owns the queue. Served by every node, as
+        the following three.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOperation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOperations(self, request, context):
+        """The newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelOperation(self, request, context):
+        """End an operation early; what is on its way still arrives. One that ended already is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountMessages(self, request, context):
+        """How much waits in each queue and subscription, as far as this node knows. Only for the master,
+        with the cluster's own token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -229,6 +315,11 @@ def add_BrokerServicer_to_server(servicer, server):
                     request_deserializer=mom__proto_dot_v1_dot_broker__pb2.SettleRequest.FromString,
                     response_serializer=mom__proto_dot_v1_dot_broker__pb2.SettleResponse.SerializeToString,
             ),
+            'Reschedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reschedule,
+                    request_deserializer=mom__proto_dot_v1_dot_broker__pb2.RescheduleRequest.FromString,
+                    response_serializer=mom__proto_dot_v1_dot_broker__pb2.RescheduleResponse.SerializeToString,
+            ),
             'Browse': grpc.unary_unary_rpc_method_handler(
                     servicer.Browse,
                     request_deserializer=mom__proto_dot_v1_dot_broker__pb2.BrowseRequest.FromString,
@@ -258,6 +349,36 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.DescribePartitions,
                     request_deserializer=mom__proto_dot_v1_dot_broker__pb2.DescribePartitionsRequest.FromString,
                     response_serializer=mom__proto_dot_v1_dot_broker__pb2.DescribePartitionsResponse.SerializeToString,
+            ),
+            'PurgeSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeSubscription,
+                    request_deserializer=mom__proto_dot_v1_dot_broker__pb2.PurgeSubscriptionRequest.FromString,
+                    response_serializer=mom__proto_dot_v1_dot_broker__pb2.PurgeSubscriptionResponse.SerializeToString,
+            ),
+            'StartRedrive': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRedrive,
+                    request_deserializer=mom__proto_dot_v1_dot_broker__pb2.StartRedriveRequest.FromString,
+                    response_serializer=mom__proto_dot_v1_dot_broker__pb2.Operation.SerializeToString,
+            ),
+            'GetOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOperation,
+                    request_deserializer=mom__proto_dot_v1_dot_broker__pb2.GetOperationRequest.FromString,
+                    response_serializer=mom__proto_dot_v1_dot_broker__pb2.Operation.SerializeToString,
+            ),
+            'ListOperations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOperations,
+                    request_deserializer=mom__proto_dot_v1_dot_broker__pb2.ListOperationsRequest.FromString,
+                    response_serializer=mom__proto_dot_v1_dot_broker__pb2.ListOperationsResponse.SerializeToString,
+            ),
+            'CancelOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelOperation,
+                    request_deserializer=mom__proto_dot_v1_dot_broker__pb2.CancelOperationRequest.FromString,
+                    response_serializer=mom__proto_dot_v1_dot_broker__pb2.Operation.SerializeToString,
+            ),
+            'CountMessages': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountMessages,
+                    request_deserializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesRequest.FromString,
+                    response_serializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesResponse.SerializeToString,
             ),
             'Authenticate': grpc.unary_unary_rpc_method_handler(
                     servicer.Authenticate,
@@ -438,6 +559,33 @@ class Broker(object):
             _registered_method=True)
 
     @staticmethod
+    def Reschedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mom.v1.Broker/Reschedule',
+            mom__proto_dot_v1_dot_broker__pb2.RescheduleRequest.SerializeToString,
+            mom__proto_dot_v1_dot_broker__pb2.RescheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Browse(request,
             target,
             options=(),
@@ -589,6 +737,168 @@ class Broker(object):
             '/mom.v1.Broker/DescribePartitions',
             mom__proto_dot_v1_dot_broker__pb2.DescribePartitionsRequest.SerializeToString,
             mom__proto_dot_v1_dot_broker__pb2.DescribePartitionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mom.v1.Broker/PurgeSubscription',
+            mom__proto_dot_v1_dot_broker__pb2.PurgeSubscriptionRequest.SerializeToString,
+            mom__proto_dot_v1_dot_broker__pb2.PurgeSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRedrive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mom.v1.Broker/StartRedrive',
+            mom__proto_dot_v1_dot_broker__pb2.StartRedriveRequest.SerializeToString,
+            mom__proto_dot_v1_dot_broker__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mom.v1.Broker/GetOperation',
+            mom__proto_dot_v1_dot_broker__pb2.GetOperationRequest.SerializeToString,
+            mom__proto_dot_v1_dot_broker__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOperations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mom.v1.Broker/ListOperations',
+            mom__proto_dot_v1_dot_broker__pb2.ListOperationsRequest.SerializeToString,
+            mom__proto_dot_v1_dot_broker__pb2.ListOperationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mom.v1.Broker/CancelOperation',
+            mom__proto_dot_v1_dot_broker__pb2.CancelOperationRequest.SerializeToString,
+            mom__proto_dot_v1_dot_broker__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountMessages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mom.v1.Broker/CountMessages',
+            mom__proto_dot_v1_dot_broker__pb2.CountMessagesRequest.SerializeToString,
+            mom__proto_dot_v1_dot_broker__pb2.CountMessagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

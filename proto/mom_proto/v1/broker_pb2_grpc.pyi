@@ -51,6 +51,8 @@ class BrokerStub:
     """Lease messages of a queue or queue-mode subscription."""
     Settle: _grpc.UnaryUnaryMultiCallable[_broker_pb2.SettleRequest, _broker_pb2.SettleResponse]
     """Acknowledge, give back or extend leased messages."""
+    Reschedule: _grpc.UnaryUnaryMultiCallable[_broker_pb2.RescheduleRequest, _broker_pb2.RescheduleResponse]
+    """Cancel messages that wait to be delivered, or move them to another time."""
     Browse: _grpc.UnaryUnaryMultiCallable[_broker_pb2.BrowseRequest, _broker_pb2.BrowseResponse]
     """Look at a queue's messages without leasing them."""
     AcquirePartitions: _grpc.UnaryUnaryMultiCallable[_broker_pb2.AcquirePartitionsRequest, _broker_pb2.AcquirePartitionsResponse]
@@ -63,6 +65,22 @@ class BrokerStub:
     """Stream mode: set a subscription's offsets."""
     DescribePartitions: _grpc.UnaryUnaryMultiCallable[_broker_pb2.DescribePartitionsRequest, _broker_pb2.DescribePartitionsResponse]
     """Counts of a topic's partitions and of its subscriptions on this node."""
+    PurgeSubscription: _grpc.UnaryUnaryMultiCallable[_broker_pb2.PurgeSubscriptionRequest, _broker_pb2.PurgeSubscriptionResponse]
+    """Take away what waits in one partition of a queue or queue-mode subscription."""
+    StartRedrive: _grpc.UnaryUnaryMultiCallable[_broker_pb2.StartRedriveRequest, _broker_pb2.Operation]
+    """Begin to send dead letters back to where they died, or elsewhere. The same operation id again
+    is no error. It goes on by itself, at whichever node owns the queue. Served by every node, as
+    the following three.
+    """
+    GetOperation: _grpc.UnaryUnaryMultiCallable[_broker_pb2.GetOperationRequest, _broker_pb2.Operation]
+    ListOperations: _grpc.UnaryUnaryMultiCallable[_broker_pb2.ListOperationsRequest, _broker_pb2.ListOperationsResponse]
+    """The newest first."""
+    CancelOperation: _grpc.UnaryUnaryMultiCallable[_broker_pb2.CancelOperationRequest, _broker_pb2.Operation]
+    """End an operation early; what is on its way still arrives. One that ended already is no error."""
+    CountMessages: _grpc.UnaryUnaryMultiCallable[_broker_pb2.CountMessagesRequest, _broker_pb2.CountMessagesResponse]
+    """How much waits in each queue and subscription, as far as this node knows. Only for the master,
+    with the cluster's own token.
+    """
     Authenticate: _grpc.UnaryUnaryMultiCallable[_broker_pb2.AuthenticateRequest, _broker_pb2.AuthenticateResponse]
     """Who a token stands for. Only for the gateway, with the cluster's own token."""
 
@@ -83,6 +101,8 @@ class BrokerAsyncStub(BrokerStub):
     """Lease messages of a queue or queue-mode subscription."""
     Settle: _aio.UnaryUnaryMultiCallable[_broker_pb2.SettleRequest, _broker_pb2.SettleResponse]  # type: ignore[assignment]
     """Acknowledge, give back or extend leased messages."""
+    Reschedule: _aio.UnaryUnaryMultiCallable[_broker_pb2.RescheduleRequest, _broker_pb2.RescheduleResponse]  # type: ignore[assignment]
+    """Cancel messages that wait to be delivered, or move them to another time."""
     Browse: _aio.UnaryUnaryMultiCallable[_broker_pb2.BrowseRequest, _broker_pb2.BrowseResponse]  # type: ignore[assignment]
     """Look at a queue's messages without leasing them."""
     AcquirePartitions: _aio.UnaryUnaryMultiCallable[_broker_pb2.AcquirePartitionsRequest, _broker_pb2.AcquirePartitionsResponse]  # type: ignore[assignment]
@@ -95,6 +115,22 @@ class BrokerAsyncStub(BrokerStub):
     """Stream mode: set a subscription's offsets."""
     DescribePartitions: _aio.UnaryUnaryMultiCallable[_broker_pb2.DescribePartitionsRequest, _broker_pb2.DescribePartitionsResponse]  # type: ignore[assignment]
     """Counts of a topic's partitions and of its subscriptions on this node."""
+    PurgeSubscription: _aio.UnaryUnaryMultiCallable[_broker_pb2.PurgeSubscriptionRequest, _broker_pb2.PurgeSubscriptionResponse]  # type: ignore[assignment]
+    """Take away what waits in one partition of a queue or queue-mode subscription."""
+    StartRedrive: _aio.UnaryUnaryMultiCallable[_broker_pb2.StartRedriveRequest, _broker_pb2.Operation]  # type: ignore[assignment]
+    """Begin to send dead letters back to where they died, or elsewhere. The same operation id again
+    is no error. It goes on by itself, at whichever node owns the queue. Served by every node, as
+    the following three.
+    """
+    GetOperation: _aio.UnaryUnaryMultiCallable[_broker_pb2.GetOperationRequest, _broker_pb2.Operation]  # type: ignore[assignment]
+    ListOperations: _aio.UnaryUnaryMultiCallable[_broker_pb2.ListOperationsRequest, _broker_pb2.ListOperationsResponse]  # type: ignore[assignment]
+    """The newest first."""
+    CancelOperation: _aio.UnaryUnaryMultiCallable[_broker_pb2.CancelOperationRequest, _broker_pb2.Operation]  # type: ignore[assignment]
+    """End an operation early; what is on its way still arrives. One that ended already is no error."""
+    CountMessages: _aio.UnaryUnaryMultiCallable[_broker_pb2.CountMessagesRequest, _broker_pb2.CountMessagesResponse]  # type: ignore[assignment]
+    """How much waits in each queue and subscription, as far as this node knows. Only for the master,
+    with the cluster's own token.
+    """
     Authenticate: _aio.UnaryUnaryMultiCallable[_broker_pb2.AuthenticateRequest, _broker_pb2.AuthenticateResponse]  # type: ignore[assignment]
     """Who a token stands for. Only for the gateway, with the cluster's own token."""
 
@@ -150,6 +186,14 @@ class BrokerServicer(metaclass=_abc_1.ABCMeta):
         """Acknowledge, give back or extend leased messages."""
 
     @_abc_1.abstractmethod
+    def Reschedule(
+        self,
+        request: _broker_pb2.RescheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_broker_pb2.RescheduleResponse, _abc.Awaitable[_broker_pb2.RescheduleResponse]]:
+        """Cancel messages that wait to be delivered, or move them to another time."""
+
+    @_abc_1.abstractmethod
     def Browse(
         self,
         request: _broker_pb2.BrowseRequest,
@@ -196,6 +240,58 @@ class BrokerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_broker_pb2.DescribePartitionsResponse, _abc.Awaitable[_broker_pb2.DescribePartitionsResponse]]:
         """Counts of a topic's partitions and of its subscriptions on this node."""
+
+    @_abc_1.abstractmethod
+    def PurgeSubscription(
+        self,
+        request: _broker_pb2.PurgeSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_broker_pb2.PurgeSubscriptionResponse, _abc.Awaitable[_broker_pb2.PurgeSubscriptionResponse]]:
+        """Take away what waits in one partition of a queue or queue-mode subscription."""
+
+    @_abc_1.abstractmethod
+    def StartRedrive(
+        self,
+        request: _broker_pb2.StartRedriveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_broker_pb2.Operation, _abc.Awaitable[_broker_pb2.Operation]]:
+        """Begin to send dead letters back to where they died, or elsewhere. The same operation id again
+        is no error. It goes on by itself, at whichever node owns the queue. Served by every node, as
+        the following three.
+        """
+
+    @_abc_1.abstractmethod
+    def GetOperation(
+        self,
+        request: _broker_pb2.GetOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_broker_pb2.Operation, _abc.Awaitable[_broker_pb2.Operation]]: ...
+
+    @_abc_1.abstractmethod
+    def ListOperations(
+        self,
+        request: _broker_pb2.ListOperationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_broker_pb2.ListOperationsResponse, _abc.Awaitable[_broker_pb2.ListOperationsResponse]]:
+        """The newest first."""
+
+    @_abc_1.abstractmethod
+    def CancelOperation(
+        self,
+        request: _broker_pb2.CancelOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_broker_pb2.Operation, _abc.Awaitable[_broker_pb2.Operation]]:
+        """End an operation early; what is on its way still arrives. One that ended already is no error."""
+
+    @_abc_1.abstractmethod
+    def CountMessages(
+        self,
+        request: _broker_pb2.CountMessagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_broker_pb2.CountMessagesResponse, _abc.Awaitable[_broker_pb2.CountMessagesResponse]]:
+        """How much waits in each queue and subscription, as far as this node knows. Only for the master,
+        with the cluster's own token.
+        """
 
     @_abc_1.abstractmethod
     def Authenticate(

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from mom_proto.v1 import broker_pb2 as mom__proto_dot_v1_dot_broker__pb2
 from mom_proto.v1 import master_pb2 as mom__proto_dot_v1_dot_master__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
@@ -108,6 +109,11 @@ class MasterStub(object):
                 '/mom.v1.Master/RevokeToken',
                 request_serializer=mom__proto_dot_v1_dot_master__pb2.RevokeTokenRequest.SerializeToString,
                 response_deserializer=mom__proto_dot_v1_dot_master__pb2.RevokeTokenResponse.FromString,
+                _registered_method=True)
+        self.CountMessages = channel.unary_unary(
+                '/mom.v1.Master/CountMessages',
+                request_serializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesRequest.SerializeToString,
+                response_deserializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesResponse.FromString,
                 _registered_method=True)
         self.GetCluster = channel.unary_unary(
                 '/mom.v1.Master/GetCluster',
@@ -222,6 +228,14 @@ class MasterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountMessages(self, request, context):
+        """How much waits in each queue and subscription of the cluster, asked of all nodes. It costs them
+        some work: every few seconds is too often.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCluster(self, request, context):
         """The cluster at a glance.
         """
@@ -306,6 +320,11 @@ def add_MasterServicer_to_server(servicer, server):
                     servicer.RevokeToken,
                     request_deserializer=mom__proto_dot_v1_dot_master__pb2.RevokeTokenRequest.FromString,
                     response_serializer=mom__proto_dot_v1_dot_master__pb2.RevokeTokenResponse.SerializeToString,
+            ),
+            'CountMessages': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountMessages,
+                    request_deserializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesRequest.FromString,
+                    response_serializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesResponse.SerializeToString,
             ),
             'GetCluster': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCluster,
@@ -718,6 +737,33 @@ class Master(object):
             '/mom.v1.Master/RevokeToken',
             mom__proto_dot_v1_dot_master__pb2.RevokeTokenRequest.SerializeToString,
             mom__proto_dot_v1_dot_master__pb2.RevokeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountMessages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mom.v1.Master/CountMessages',
+            mom__proto_dot_v1_dot_broker__pb2.CountMessagesRequest.SerializeToString,
+            mom__proto_dot_v1_dot_broker__pb2.CountMessagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

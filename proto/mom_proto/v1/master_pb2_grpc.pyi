@@ -5,6 +5,7 @@ What the leading master serves: registration of nodes, and administration."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from mom_proto.v1 import broker_pb2 as _broker_pb2
 from mom_proto.v1 import master_pb2 as _master_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -60,6 +61,10 @@ class MasterStub:
     ListTokens: _grpc.UnaryUnaryMultiCallable[_master_pb2.ListTokensRequest, _master_pb2.ListTokensResponse]
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_master_pb2.RevokeTokenRequest, _master_pb2.RevokeTokenResponse]
     """Make a token void; nodes and gateways follow within 10 seconds."""
+    CountMessages: _grpc.UnaryUnaryMultiCallable[_broker_pb2.CountMessagesRequest, _broker_pb2.CountMessagesResponse]
+    """How much waits in each queue and subscription of the cluster, asked of all nodes. It costs them
+    some work: every few seconds is too often.
+    """
     GetCluster: _grpc.UnaryUnaryMultiCallable[_master_pb2.GetClusterRequest, _master_pb2.GetClusterResponse]
     """The cluster at a glance."""
 
@@ -95,6 +100,10 @@ class MasterAsyncStub(MasterStub):
     ListTokens: _aio.UnaryUnaryMultiCallable[_master_pb2.ListTokensRequest, _master_pb2.ListTokensResponse]  # type: ignore[assignment]
     RevokeToken: _aio.UnaryUnaryMultiCallable[_master_pb2.RevokeTokenRequest, _master_pb2.RevokeTokenResponse]  # type: ignore[assignment]
     """Make a token void; nodes and gateways follow within 10 seconds."""
+    CountMessages: _aio.UnaryUnaryMultiCallable[_broker_pb2.CountMessagesRequest, _broker_pb2.CountMessagesResponse]  # type: ignore[assignment]
+    """How much waits in each queue and subscription of the cluster, asked of all nodes. It costs them
+    some work: every few seconds is too often.
+    """
     GetCluster: _aio.UnaryUnaryMultiCallable[_master_pb2.GetClusterRequest, _master_pb2.GetClusterResponse]  # type: ignore[assignment]
     """The cluster at a glance."""
 
@@ -217,6 +226,16 @@ class MasterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_master_pb2.RevokeTokenResponse, _abc.Awaitable[_master_pb2.RevokeTokenResponse]]:
         """Make a token void; nodes and gateways follow within 10 seconds."""
+
+    @_abc_1.abstractmethod
+    def CountMessages(
+        self,
+        request: _broker_pb2.CountMessagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_broker_pb2.CountMessagesResponse, _abc.Awaitable[_broker_pb2.CountMessagesResponse]]:
+        """How much waits in each queue and subscription of the cluster, asked of all nodes. It costs them
+        some work: every few seconds is too often.
+        """
 
     @_abc_1.abstractmethod
     def GetCluster(

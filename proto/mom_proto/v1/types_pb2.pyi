@@ -200,6 +200,9 @@ class Topic(_message.Message):
     MESSAGE_BYTES_MAX_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
+    MESSAGES_MAX_FIELD_NUMBER: _builtins.int
+    RETAIN_UNTIL_ACKED_FIELD_NUMBER: _builtins.int
+    DEDUP_WINDOW_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 249 of A-Z a-z 0-9 . _ - beginning with a letter or digit."""
     kind: Global___TopicKind.ValueType
@@ -215,6 +218,18 @@ class Topic(_message.Message):
     """The largest value of one message in bytes, up to 8 MiB."""
     created_at_ms: _builtins.int
     """Milliseconds since the Unix epoch; given by the master."""
+    messages_max: _builtins.int
+    """A queue refuses new messages while it holds so many, over all partitions; 0: no bound. Absent
+    for a topic.
+    """
+    retain_until_acked: _builtins.bool
+    """Whether a topic removes a message when all of its subscriptions have handled it, and refuses
+    new ones at retention_bytes rather than remove old ones. Absent for a queue, which does so.
+    """
+    dedup_window_ms: _builtins.int
+    """A second message with the same dedup_id is not stored within so long, milliseconds, 1,000 to
+    86,400,000; 0: it is stored.
+    """
     @_builtins.property
     def queue(self) -> Global___QueueSettings:
         """Absent for a topic."""
@@ -231,23 +246,38 @@ class Topic(_message.Message):
         message_bytes_max: _builtins.int | None = ...,
         created_at_ms: _builtins.int = ...,
         queue: Global___QueueSettings | None = ...,
+        messages_max: _builtins.int | None = ...,
+        retain_until_acked: _builtins.bool | None = ...,
+        dedup_window_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_message_bytes_max", b"_message_bytes_max", "_partitions", b"_partitions", "_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "message_bytes_max", b"message_bytes_max", "partitions", b"partitions", "queue", b"queue", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedup_window_ms", b"_dedup_window_ms", "_message_bytes_max", b"_message_bytes_max", "_messages_max", b"_messages_max", "_partitions", b"_partitions", "_retain_until_acked", b"_retain_until_acked", "_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "dedup_window_ms", b"dedup_window_ms", "message_bytes_max", b"message_bytes_max", "messages_max", b"messages_max", "partitions", b"partitions", "queue", b"queue", "retain_until_acked", b"retain_until_acked", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_message_bytes_max", b"_message_bytes_max", "_partitions", b"_partitions", "_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "created_at_ms", b"created_at_ms", "kind", b"kind", "message_bytes_max", b"message_bytes_max", "name", b"name", "partitions", b"partitions", "queue", b"queue", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedup_window_ms", b"_dedup_window_ms", "_message_bytes_max", b"_message_bytes_max", "_messages_max", b"_messages_max", "_partitions", b"_partitions", "_retain_until_acked", b"_retain_until_acked", "_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "created_at_ms", b"created_at_ms", "dedup_window_ms", b"dedup_window_ms", "kind", b"kind", "message_bytes_max", b"message_bytes_max", "messages_max", b"messages_max", "name", b"name", "partitions", b"partitions", "queue", b"queue", "retain_until_acked", b"retain_until_acked", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__dedup_window_ms: _TypeAlias = _typing.Literal["dedup_window_ms"]  # noqa: Y015
+    _WhichOneofArgType__dedup_window_ms: _TypeAlias = _typing.Literal["_dedup_window_ms", b"_dedup_window_ms"]  # noqa: Y015
     _WhichOneofReturnType__message_bytes_max: _TypeAlias = _typing.Literal["message_bytes_max"]  # noqa: Y015
     _WhichOneofArgType__message_bytes_max: _TypeAlias = _typing.Literal["_message_bytes_max", b"_message_bytes_max"]  # noqa: Y015
+    _WhichOneofReturnType__messages_max: _TypeAlias = _typing.Literal["messages_max"]  # noqa: Y015
+    _WhichOneofArgType__messages_max: _TypeAlias = _typing.Literal["_messages_max", b"_messages_max"]  # noqa: Y015
     _WhichOneofReturnType__partitions: _TypeAlias = _typing.Literal["partitions"]  # noqa: Y015
     _WhichOneofArgType__partitions: _TypeAlias = _typing.Literal["_partitions", b"_partitions"]  # noqa: Y015
+    _WhichOneofReturnType__retain_until_acked: _TypeAlias = _typing.Literal["retain_until_acked"]  # noqa: Y015
+    _WhichOneofArgType__retain_until_acked: _TypeAlias = _typing.Literal["_retain_until_acked", b"_retain_until_acked"]  # noqa: Y015
     _WhichOneofReturnType__retention_bytes: _TypeAlias = _typing.Literal["retention_bytes"]  # noqa: Y015
     _WhichOneofArgType__retention_bytes: _TypeAlias = _typing.Literal["_retention_bytes", b"_retention_bytes"]  # noqa: Y015
     _WhichOneofReturnType__retention_ms: _TypeAlias = _typing.Literal["retention_ms"]  # noqa: Y015
     _WhichOneofArgType__retention_ms: _TypeAlias = _typing.Literal["_retention_ms", b"_retention_ms"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dedup_window_ms) -> _WhichOneofReturnType__dedup_window_ms | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__message_bytes_max) -> _WhichOneofReturnType__message_bytes_max | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__messages_max) -> _WhichOneofReturnType__messages_max | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__partitions) -> _WhichOneofReturnType__partitions | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retain_until_acked) -> _WhichOneofReturnType__retain_until_acked | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_bytes) -> _WhichOneofReturnType__retention_bytes | None: ...
     @_typing.overload
@@ -272,6 +302,7 @@ class QueueSettings(_message.Message):
     RETRY_BACKOFF_MULTIPLIER_FIELD_NUMBER: _builtins.int
     RETRY_BACKOFF_MAX_MS_FIELD_NUMBER: _builtins.int
     MESSAGE_TTL_MS_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     lease_ms: _builtins.int
     """The lease that a receive gets unless it asks for another, milliseconds, 1,000 to 43,200,000."""
     ordering: _builtins.str
@@ -292,6 +323,8 @@ class QueueSettings(_message.Message):
     """The longest wait, milliseconds; 0: no bound but the multiplier's."""
     message_ttl_ms: _builtins.int
     """How long after its arrival a message expires, milliseconds; 0: never by that."""
+    paused: _builtins.bool
+    """Whether nothing is delivered for now; what comes in is kept, and leases can be settled."""
     def __init__(
         self,
         *,
@@ -304,10 +337,11 @@ class QueueSettings(_message.Message):
         retry_backoff_multiplier: _builtins.float | None = ...,
         retry_backoff_max_ms: _builtins.int | None = ...,
         message_ttl_ms: _builtins.int | None = ...,
+        paused: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dead_letter", b"_dead_letter", "_dead_letter_expired", b"_dead_letter_expired", "_lease_ms", b"_lease_ms", "_max_deliveries", b"_max_deliveries", "_message_ttl_ms", b"_message_ttl_ms", "_ordering", b"_ordering", "_retry_backoff_max_ms", b"_retry_backoff_max_ms", "_retry_backoff_ms", b"_retry_backoff_ms", "_retry_backoff_multiplier", b"_retry_backoff_multiplier", "dead_letter", b"dead_letter", "dead_letter_expired", b"dead_letter_expired", "lease_ms", b"lease_ms", "max_deliveries", b"max_deliveries", "message_ttl_ms", b"message_ttl_ms", "ordering", b"ordering", "retry_backoff_max_ms", b"retry_backoff_max_ms", "retry_backoff_ms", b"retry_backoff_ms", "retry_backoff_multiplier", b"retry_backoff_multiplier"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dead_letter", b"_dead_letter", "_dead_letter_expired", b"_dead_letter_expired", "_lease_ms", b"_lease_ms", "_max_deliveries", b"_max_deliveries", "_message_ttl_ms", b"_message_ttl_ms", "_ordering", b"_ordering", "_paused", b"_paused", "_retry_backoff_max_ms", b"_retry_backoff_max_ms", "_retry_backoff_ms", b"_retry_backoff_ms", "_retry_backoff_multiplier", b"_retry_backoff_multiplier", "dead_letter", b"dead_letter", "dead_letter_expired", b"dead_letter_expired", "lease_ms", b"lease_ms", "max_deliveries", b"max_deliveries", "message_ttl_ms", b"message_ttl_ms", "ordering", b"ordering", "paused", b"paused", "retry_backoff_max_ms", b"retry_backoff_max_ms", "retry_backoff_ms", b"retry_backoff_ms", "retry_backoff_multiplier", b"retry_backoff_multiplier"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dead_letter", b"_dead_letter", "_dead_letter_expired", b"_dead_letter_expired", "_lease_ms", b"_lease_ms", "_max_deliveries", b"_max_deliveries", "_message_ttl_ms", b"_message_ttl_ms", "_ordering", b"_ordering", "_retry_backoff_max_ms", b"_retry_backoff_max_ms", "_retry_backoff_ms", b"_retry_backoff_ms", "_retry_backoff_multiplier", b"_retry_backoff_multiplier", "dead_letter", b"dead_letter", "dead_letter_expired", b"dead_letter_expired", "lease_ms", b"lease_ms", "max_deliveries", b"max_deliveries", "message_ttl_ms", b"message_ttl_ms", "ordering", b"ordering", "retry_backoff_max_ms", b"retry_backoff_max_ms", "retry_backoff_ms", b"retry_backoff_ms", "retry_backoff_multiplier", b"retry_backoff_multiplier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dead_letter", b"_dead_letter", "_dead_letter_expired", b"_dead_letter_expired", "_lease_ms", b"_lease_ms", "_max_deliveries", b"_max_deliveries", "_message_ttl_ms", b"_message_ttl_ms", "_ordering", b"_ordering", "_paused", b"_paused", "_retry_backoff_max_ms", b"_retry_backoff_max_ms", "_retry_backoff_ms", b"_retry_backoff_ms", "_retry_backoff_multiplier", b"_retry_backoff_multiplier", "dead_letter", b"dead_letter", "dead_letter_expired", b"dead_letter_expired", "lease_ms", b"lease_ms", "max_deliveries", b"max_deliveries", "message_ttl_ms", b"message_ttl_ms", "ordering", b"ordering", "paused", b"paused", "retry_backoff_max_ms", b"retry_backoff_max_ms", "retry_backoff_ms", b"retry_backoff_ms", "retry_backoff_multiplier", b"retry_backoff_multiplier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dead_letter: _TypeAlias = _typing.Literal["dead_letter"]  # noqa: Y015
     _WhichOneofArgType__dead_letter: _TypeAlias = _typing.Literal["_dead_letter", b"_dead_letter"]  # noqa: Y015
@@ -321,6 +355,8 @@ class QueueSettings(_message.Message):
     _WhichOneofArgType__message_ttl_ms: _TypeAlias = _typing.Literal["_message_ttl_ms", b"_message_ttl_ms"]  # noqa: Y015
     _WhichOneofReturnType__ordering: _TypeAlias = _typing.Literal["ordering"]  # noqa: Y015
     _WhichOneofArgType__ordering: _TypeAlias = _typing.Literal["_ordering", b"_ordering"]  # noqa: Y015
+    _WhichOneofReturnType__paused: _TypeAlias = _typing.Literal["paused"]  # noqa: Y015
+    _WhichOneofArgType__paused: _TypeAlias = _typing.Literal["_paused", b"_paused"]  # noqa: Y015
     _WhichOneofReturnType__retry_backoff_max_ms: _TypeAlias = _typing.Literal["retry_backoff_max_ms"]  # noqa: Y015
     _WhichOneofArgType__retry_backoff_max_ms: _TypeAlias = _typing.Literal["_retry_backoff_max_ms", b"_retry_backoff_max_ms"]  # noqa: Y015
     _WhichOneofReturnType__retry_backoff_ms: _TypeAlias = _typing.Literal["retry_backoff_ms"]  # noqa: Y015
@@ -339,6 +375,8 @@ class QueueSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__message_ttl_ms) -> _WhichOneofReturnType__message_ttl_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ordering) -> _WhichOneofReturnType__ordering | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__paused) -> _WhichOneofReturnType__paused | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_backoff_max_ms) -> _WhichOneofReturnType__retry_backoff_max_ms | None: ...
     @_typing.overload

@@ -104,6 +104,13 @@ async def test_its_clock_is_the_clients_too(mom_broker: TestBroker) -> None:
     await clock.advance(60)
     [message] = await client.receive("emails")
     assert message.timestamp_ms == clock.now_ms() - 60_000
+    await client.ack(message)
+    later = await client.publish("emails", "later still", delay=DAY_S)
+    await client.reschedule("emails", later, delay=60)
+    await clock.advance(59)
+    assert await client.receive("emails") == []
+    await clock.advance(1)
+    assert [one.text() for one in await client.receive("emails")] == ["later still"]
 
 
 async def test_topics_and_subscriptions(mom_broker: TestBroker) -> None:

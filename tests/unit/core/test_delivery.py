@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,6 +19,8 @@ from mom_core.delivery import (
     Policy,
     Run,
     SettleAction,
+    WaitingResult,
+    Wanted,
     decode_changes,
     encode_changes,
 )
@@ -53,13 +56,15 @@ class One:
     priority: int
     group: int
     state: str = "waiting"
-    """``waiting``, ``leased``, ``dead`` or ``settled``."""
+    """``waiting``, ``leased``, ``dead``, ``leaving`` or ``settled``."""
     lease_id: int = 0
     deadline_ms: int = 0
     deliveries: int = 0
     alone: bool = False
     reason: DeadReason | None = None
     carried: bool = False
+    gone: ErrorCode | None = None
+    """Why an administrator settled it."""
 
 
 @dataclass
@@ -146,6 +151,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.next_lease_id = 1
         self.leases: dict[int, list[int]] = {}
         self.sent = 0
+        self.lanes: dict[tuple[str, int], int] = {}
 
     def did(self, changes: list) -> None:
         self.journal += decode_changes(encode_changes(changes))
@@ -195,10 +201,14 @@ class DeliveryMachine(RuleBasedStateMachine):
         lease_id = self.next_lease_id
         self.next_lease_id += 1
         leasable = self.model.leasable(self.now_ms)
-        assert self.state.has_ready(self.now_ms) == bool(leasable)
+        paused = self.policy.paused
+        assert self.state.has_ready(self.now_ms) == (bool(leasable) and not paused)
         leased = self.state.lease(
             lease_id, messages_max=messages_max, lease_ms=lease_ms, now_ms=self.now_ms
         )
+        if paused:
+            assert leased is None
+            return
         if leased is None:
             assert not leasable
             return
@@ -276,7 +286,9 @@ class DeliveryMachine(RuleBasedStateMachine):
             return ErrorCode.INVALID_RECEIPT
         if one.state == "leased" and one.lease_id == lease_id and one.deadline_ms > self.now_ms:
             return None
-        return ErrorCode.ALREADY_SETTLED if one.state == "settled" else ErrorCode.LEASE_LOST
+        if one.state == "settled":
+            return one.gone or ErrorCode.ALREADY_SETTLED
+        return ErrorCode.REDRIVEN if one.state == "leaving" else ErrorCode.LEASE_LOST
 
     def settle_model(self, one: One, action: SettleAction, delay_ms: int | None) -> None:
         match action:
@@ -299,15 +311,84 @@ class DeliveryMachine(RuleBasedStateMachine):
                 self.model.dead.remove(offset)
             one.state = "settled"
 
-    @precondition(lambda self: self.model.of("waiting"))
-    @rule(data=st.data(), delay_ms=st.sampled_from([0, 100, 1_500]))
-    def move(self, data: st.DataObject, delay_ms: int) -> None:
-        offset = data.draw(st.sampled_from(sorted(o.offset for o in self.model.of("waiting"))))
-        at_ms = self.now_ms + delay_ms if delay_ms else 0
-        changes = self.state.move(offset, at_ms)
-        assert changes
+    @rule()
+    def pause_or_resume(self) -> None:
+        self.policy = msgspec.structs.replace(self.policy, paused=not self.policy.paused)
+        self.state.policy = self.policy
+
+    @rule(below=st.integers(0, 60), leased=st.booleans())
+    def purge(self, below: int, leased: bool) -> None:
+        gone = [
+            one
+            for one in self.model.messages.values()
+            if one.offset < min(below, self.state.arrived)
+            and (one.state == "waiting" or (leased and one.state == "leased"))
+        ]
+        ranges = self.state.purgeable(below, leased=leased)
+        count = 0
+        for first, end in ranges:
+            purged, changes = self.state.purge(first, end, leased=leased)
+            count += purged
+            self.did(changes)
+        assert count == len(gone)
+        for one in gone:
+            one.state, one.gone = "settled", ErrorCode.PURGED
+
+    @precondition(lambda self: not self.state.leaving)
+    @rule(offsets=st.sets(st.integers(0, 40), min_size=1), lane=st.sampled_from("ab"))
+    def leave(self, offsets: set[int], lane: str) -> None:
+        waiting = [one for one in self.model.of("waiting") if one.offset in offsets]
+        waiting = [one for one in waiting if one.offset < self.end]
+        changes = self.state.leave("op", lane, offsets)
+        assert bool(changes) == bool(waiting)
         self.did(changes)
-        self.model.messages[offset].available_at_ms = at_ms
+        for one in waiting:
+            one.state = "leaving"
+
+    @precondition(lambda self: self.state.leaving)
+    @rule(landed=st.booleans())
+    def left(self, landed: bool) -> None:
+        batch = self.state.leaving
+        lane = self.state.redrives.lane(batch.lane)
+        before, count = self.state.redrives.done_of("op"), batch.count
+        # A number that may have landed is never given to another batch of its producer.
+        used = self.lanes.get((batch.lane, lane.generation), 0)
+        assert lane.sequence == used
+        self.lanes[batch.lane, lane.generation] = used + 1
+        self.did(self.state.left(landed))
+        assert self.state.redrives.done_of("op") == before + count * landed
+        for one in self.model.of("leaving"):
+            one.state = "settled" if landed else "waiting"
+            one.gone = ErrorCode.REDRIVEN if landed else None
+
+    @rule(data=st.data())
+    def change_waiting(self, data: st.DataObject) -> None:
+        """Cancel some messages, move others; among them such as do not wait."""
+        self.advance()
+        times = st.sampled_from([None, 0, self.now_ms + 100, self.now_ms + 1_500])
+        wanted = data.draw(
+            st.lists(st.builds(Wanted, st.integers(0, self.end + 2), times), max_size=6)
+        )
+        expected: dict[int, WaitingResult] = {}
+        for place in sorted(range(len(wanted)), key=lambda at: wanted[at].offset):
+            expected[place] = self.change_model(*wanted[place])
+        results, changes = self.state.change_waiting(wanted)
+        assert results == [expected[place] for place in range(len(wanted))]
+        self.did(changes)
+
+    def change_model(self, offset: int, at_ms: int | None) -> WaitingResult:
+        one = self.model.messages.get(offset)
+        if one is None or offset >= self.state.arrived:
+            return WaitingResult.UNKNOWN
+        if one.state != "waiting":
+            return WaitingResult("leased" if one.state == "leaving" else one.state)
+        if at_ms is None:
+            one.state = "settled"
+        elif one.expires_at_ms and one.expires_at_ms <= at_ms:
+            return WaitingResult.EXPIRES
+        else:
+            one.available_at_ms = at_ms
+        return WaitingResult.DONE
 
     @rule(data=st.data())
     def carry(self, data: st.DataObject) -> None:
@@ -318,8 +399,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             for one in self.model.messages.values()
             if one.state != "settled" and not one.carried and one.offset < below
         )
+        self.did(self.state.carry(pinning))
         for low, high in pinning:
-            self.did(self.state.carry(low, high))
             for offset in range(low, high):
                 self.model.messages[offset].carried = True
 
@@ -363,7 +444,16 @@ class DeliveryMachine(RuleBasedStateMachine):
         counts = self.state.counts(self.now_ms)
         waiting = [one for one in self.model.of("waiting") if one.offset < self.end]
         delayed = [one for one in waiting if one.available_at_ms > self.now_ms]
-        assert counts.leased == len(self.model.of("leased"))
+        assert counts.leased == len(self.model.of("leased")) + len(self.model.of("leaving"))
+        assert self.state.backlog == counts.ready + counts.delayed + counts.leased
+        unsettled = [
+            one.offset
+            for one in self.model.messages.values()
+            if one.state != "settled" and one.offset < self.state.arrived
+        ]
+        assert self.state.oldest_unsettled() == min(unsettled, default=None)
+        ready = [one.offset for one in waiting if one.available_at_ms <= self.now_ms]
+        assert self.state.oldest_ready(self.now_ms) == min(ready, default=None)
         assert counts.delayed == len(delayed)
         assert counts.ready == len(waiting) - len(delayed)
         assert counts.dead == len(self.model.dead)
@@ -390,6 +480,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert (twin.floor, twin.arrived) == (self.state.floor, self.state.arrived)
         assert list(twin.dead()) == list(self.state.dead())
         assert shown(twin, self.now_ms) == shown(self.state, self.now_ms)
+        assert twin.redrives == self.state.redrives
 
     @invariant()
     def the_next_event_is_never_late(self) -> None:
@@ -410,6 +501,11 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.now_ms += 10_000
         self.advance()
         self.now_ms += 10_000
+        if self.policy.paused:
+            self.pause_or_resume()
+        if self.state.leaving:
+            self.left(landed=False)
+        self.advance()
         left = [one.offset for one in self.model.of("waiting") if one.offset < self.end]
         got: list[int] = []
         lease_id = self.next_lease_id

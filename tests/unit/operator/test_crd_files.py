@@ -13,6 +13,7 @@ import yaml
 from mom_core import limits
 from mom_core.quantities import format_bytes, format_duration
 from mom_operator import spec
+from mom_operator.topics import Backlog, shown_backlog
 
 CRDS = Path(__file__).resolve().parents[3] / "deploy/helm/mom/crds"
 PLURALS = {
@@ -137,7 +138,10 @@ def test_bounds_are_those_of_mom(plural: str) -> None:
         ),
     ):
         assert [f"'{format_bytes(one)}'" in _rules(part) for one in bounds] == [True, True]
-    durations = [(retention["time"], (limits.RETENTION_MS_MIN, limits.RETENTION_MS_MAX))]
+    durations = [
+        (retention["time"], (limits.RETENTION_MS_MIN, limits.RETENTION_MS_MAX)),
+        (fields["dedupWindow"], (limits.DEDUP_WINDOW_MS_MIN, limits.DEDUP_WINDOW_MS_MAX)),
+    ]
     leases = (limits.LEASE_MS_MIN, limits.LEASE_MS_MAX)
     if plural == "momqueues":
         durations.append((fields["ackTimeout"], leases))
@@ -158,3 +162,12 @@ def test_bounds_of_the_gateway_are_those_of_mom() -> None:
     rules = _rules(gateway["properties"]["bodyBytesMax"])
     for one in (limits.KIB, limits.GATEWAY_BODIES_BYTES_MAX):
         assert f"'{format_bytes(one)}'" in rules
+
+
+def test_a_status_that_is_written_is_defined() -> None:
+    """What a definition lacks is dropped by the API server, and would be written for ever."""
+    told = set(shown_backlog(Backlog(messages=1, oldest_ms=1, dead_letters=1)))
+    queue = _schema("momqueues")["properties"]["status"]["properties"]["backlog"]
+    assert set(queue["properties"]) == told
+    items = _schema("momtopics")["properties"]["status"]["properties"]["backlogs"]["items"]
+    assert set(items["properties"]) == told | {"name"}

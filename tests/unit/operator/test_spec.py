@@ -57,10 +57,12 @@ def test_settings_are_those_of_rest() -> None:
                 "partitions": 3,
                 "retention": {"time": "168h", "bytes": "10Gi"},
                 "messageBytesMax": 2048,
+                "dedupWindow": "1h",
                 "subscriptions": [
                     {"name": "billing", "start": "latest", "sessionTimeout": "15s"},
                     {"name": "mail", "mode": "queue", "ackTimeout": "1m30s"},
                 ],
+                "retainUntilAcked": True,
             }
         )
     )
@@ -69,6 +71,8 @@ def test_settings_are_those_of_rest() -> None:
         "retention_ms": 7 * 24 * 3_600_000,
         "retention_bytes": 10 << 30,
         "message_bytes_max": 2048,
+        "retain_until_acked": True,
+        "dedup_window_ms": 3_600_000,
     }
     billing, mail = topic.spec.subscriptions or ()
     assert billing.settings() == {"mode": "stream", "start": "latest", "session_ms": 15_000}
@@ -89,6 +93,8 @@ def test_how_a_queue_delivers() -> None:
                 "retryBackoffMultiplier": 2,
                 "retryBackoffMax": "10m",
                 "messageTtl": "2h",
+                "messagesMax": 1_000,
+                "paused": True,
             }
         )
     )
@@ -102,6 +108,8 @@ def test_how_a_queue_delivers() -> None:
         "retry_backoff_multiplier": 2,
         "retry_backoff_max_ms": 600_000,
         "message_ttl_ms": 7_200_000,
+        "messages_max": 1_000,
+        "paused": True,
     }
     # They are the settings that MOM takes.
     made = new_topic("q", TopicKind.QUEUE, settings, topic_id="0" * 32, created_at_ms=0)

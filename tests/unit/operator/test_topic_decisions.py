@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,14 +14,19 @@ from mom_operator.spec import parse_queue, parse_topic
 from mom_operator.topics import (
     AlterSubscription,
     AlterTopic,
+    Backlog,
     Claim,
     CreateSubscription,
     CreateTopic,
     Refusal,
     Standing,
+    coarse,
     conflict_with,
     decide,
+    in_sync_status,
+    shown_backlog,
     wanted_of,
+    with_backlogs,
 )
 
 
@@ -181,3 +187,41 @@ def test_a_topic_that_cannot_be_read_is_known_all_the_same() -> None:
     assert change.fresh
     assert registry.topic(change.key) is None
     assert registry.get(change.key) is not None
+
+
+NOW = datetime(2026, 1, 31, tzinfo=UTC)
+
+
+def test_what_waits_is_told_of_managed_subscriptions_and_of_queues() -> None:
+    mail = subscription("mail", mode="queue", dead_letter="mail.dlq")
+    known = with_backlogs(
+        {"orders": Standing(config=standing(), subscriptions={"mail": mail})},
+        {
+            ("orders", "mail"): Backlog(messages=12_345, oldest_ms=400_000),
+            ("orders", "own"): Backlog(messages=1, oldest_ms=1),
+            ("mail.dlq", "mail.dlq"): Backlog(messages=7, oldest_ms=1),
+        },
+    )["orders"]
+    resource = parse_topic(a_topic(subscriptions=[{"name": "mail", "mode": "queue"}]))
+    status = in_sync_status(resource, known, NOW)
+    told = [{"name": "mail", "messages": 12_000, "oldest": "5m", "deadLetters": 7}]
+    assert status["backlogs"] == told
+    queue = parse_queue(a_topic("mail", kind="MomQueue"))
+    config = core.new_topic("mail", TopicKind.QUEUE, {}, topic_id="0b" * 16, created_at_ms=1)
+    one = Standing(config=config, backlogs={"mail": Backlog(messages=99, oldest_ms=59_999)})
+    assert in_sync_status(queue, one, NOW)["backlog"] == {"messages": 99, "oldest": "0s"}
+
+
+def test_what_waited_stays_told_while_nobody_knows() -> None:
+    before = {"backlogs": [{"name": "mail", "messages": 5, "oldest": "1m"}]}
+    obj = a_topic(subscriptions=[{"name": "mail"}]) | {"status": before}
+    status = in_sync_status(parse_topic(obj), Standing(config=standing()), NOW)
+    assert status["backlogs"] == before["backlogs"]
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(0, 0), (99, 99), (100, 100), (119, 110), (9_999, 9_900), (10**9, 10**9)]
+)
+def test_counts_are_told_with_two_digits(count: int, told: int) -> None:
+    assert coarse(count) == told
+    assert shown_backlog(Backlog(messages=count, oldest_ms=0))["messages"] == told

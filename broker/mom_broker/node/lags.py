@@ -1,0 +1,58 @@
+"""How far readers are behind: in messages, and in time by the age of the first one not handled."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mom_broker.node.queue import QueueReader
+from mom_core.names import PartitionId
+from mom_core.ports import BatchHead, Store
+from mom_proto.v1 import broker_pb2
+
+# Beyond every append time: what :meth:`Store.offset_at` answers with the end of the log.
+_END_MS: Final = 1 << 52
+
+
+async def end_of(store: Store, partition: PartitionId) -> int:
+    """The offset after the last message, of any partition."""
+    return await store.offset_at(partition, _END_MS)
+
+
+async def age_ms(store: Store, partition: PartitionId, offset: int) -> int | None:
+    """How long ago a message was appended, or the next one; None at the end of the log."""
+    head = await _head(store, partition, offset)
+    return max(0, store.now_ms() - head.append_time_ms) if head is not None else None
+
+
+async def _head(store: Store, partition: PartitionId, offset: int) -> BatchHead | None:
+    heads = await store.read_heads(partition, offset, 1, bytes_each=1)
+    return heads[0] if heads else None
+
+
+async def lag_of(store: Store, partition: PartitionId, offset: int) -> broker_pb2.Lag:
+    """How far a stream reader at ``offset`` is behind. What retention removed does not count."""
+    head = await _head(store, partition, offset)
+    if head is None:
+        return broker_pb2.Lag()
+    messages = await end_of(store, partition) - max(offset, head.base_offset)
+    behind_ms = max(0, store.now_ms() - head.append_time_ms)
+    return broker_pb2.Lag(messages=messages, behind_ms=behind_ms)
+
+
+async def add_ages(
+    store: Store,
+    partition: PartitionId,
+    reader: QueueReader,
+    description: broker_pb2.SubscriptionDescription,
+) -> None:
+    """Tell how old the oldest messages of a queue are."""
+    oldest = reader.delivery.oldest_unsettled()
+    if oldest is not None:
+        age = await age_ms(store, partition, oldest)
+        if age is not None:
+            description.oldest_unacked_ms = age
+    ready = reader.delivery.oldest_ready(store.now_ms())
+    if ready is not None:
+        age = await age_ms(store, partition, ready)
+        if age is not None:
+            description.oldest_ready_ms = age
