@@ -456,13 +456,20 @@ def column(header: BatchHeader, data: bytes, wanted: int) -> tuple[int, ...]:
     """
     if not header.columns & wanted:
         return (0,) * header.count
+    width = dict(_COLUMN_WIDTHS)[wanted]
+    place = _column_place(header, wanted)
+    return struct.unpack_from(f"<{header.count}{_COLUMN_FORMATS[width]}", data, place)
+
+
+def _column_place(header: BatchHeader, wanted: int) -> int:
+    """Where a column begins that the batch has."""
     place = HEADER_BYTES + 4 * header.count
     for bit, width in _COLUMN_WIDTHS:
         if bit == wanted:
-            return struct.unpack_from(f"<{header.count}{_COLUMN_FORMATS[width]}", data, place)
+            break
         if header.columns & bit:
             place += width * header.count
-    raise AssertionError(f"column {wanted} has no numbers")
+    return place
 
 
 def dedup_hashes(header: BatchHeader, data: bytes) -> list[bytes]:
@@ -472,6 +479,6 @@ def dedup_hashes(header: BatchHeader, data: bytes) -> list[bytes]:
     """
     if not header.columns & COLUMN_DEDUP:
         return [NO_DEDUP] * header.count
-    end = header.columns_end  # It is the last column.
     width = len(NO_DEDUP)
-    return [one for (one,) in struct.iter_unpack("16s", data[end - width * header.count : end])]
+    place = _column_place(header, COLUMN_DEDUP)
+    return [one for (one,) in struct.iter_unpack("16s", data[place : place + width * header.count])]

@@ -22,17 +22,16 @@ from mom_core.ranges import RangeSet
 _log = logging.getLogger(__name__)
 
 
-async def carry_of_queue(log: Partition, reader: QueueReader) -> bool:
-    """Carry over what holds a queue's log though little of it is needed.
+async def carry_of_queue(log: Partition, readers: Sequence[QueueReader]) -> bool:
+    """Carry over what holds a log that is kept until acknowledged, though little of it is needed.
 
     One bounded pass; returns whether it freed any. Raises what ended the ownership.
     """
     if log.size_bytes < limits.CARRY_LOG_BYTES_MIN:
         return False
-    delivery = reader.delivery
-    needed = delivery.pinning(delivery.arrived)
-    ranges = worth_carrying(needed, log.log_start, delivery.arrived)
-    return await _carry(log, [reader], ranges)
+    end = min((one.delivery.arrived for one in readers), default=0)
+    needed = RangeSet(one for reader in readers for one in reader.delivery.pinning(end))
+    return await _carry(log, readers, worth_carrying(needed, log.log_start, end))
 
 
 async def carry_of_topic(

@@ -9,6 +9,7 @@ a queue is, with all of its subscriptions.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from mom_broker.node.carrier import carry_of_queue, carry_of_topic
@@ -89,9 +90,9 @@ class Retention:
             if not trimmed.more:
                 return
 
-    async def _carry_what_holds(self, log: Partition, reader: QueueReader) -> bool:
+    async def _carry_what_holds(self, log: Partition, readers: Sequence[QueueReader]) -> bool:
         """Whether a pass carried over anything that holds the log."""
-        return log.lost is None and await carry_of_queue(log, reader)
+        return log.lost is None and await carry_of_queue(log, readers)
 
     # Queues.
 
@@ -101,7 +102,7 @@ class Retention:
         if reader is None or self._sweeps % CARRY_EVERY_SWEEPS:
             return
         for _ in range(CARRY_PASSES_MAX):
-            if not await self._carry_what_holds(owned.log, reader):
+            if not await self._carry_what_holds(owned.log, [reader]):
                 return
             await self._trim_queue(owned)
 
@@ -137,8 +138,8 @@ class Retention:
         if not config.retain_until_acked:
             return TrimRule(None, before_time_ms, config.retention_bytes or None)
         # It is kept as a queue is, and one delayed message must not fill it.
-        for reader in owned.subscriptions.readers.values():
-            for _ in range(CARRY_PASSES_MAX):
-                if not await self._carry_what_holds(log, reader):
-                    break
+        readers = list(owned.subscriptions.readers.values())
+        for _ in range(CARRY_PASSES_MAX):
+            if not await self._carry_what_holds(log, readers):
+                break
         return TrimRule(await self._floors.of(owned), before_time_ms, None)

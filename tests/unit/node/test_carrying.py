@@ -126,19 +126,19 @@ async def test_thousands_are_carried_in_steps_and_come_in_order() -> None:
     owner = queue()
     await owner.open()
     later = owner.clock.now_ms() + DAY_MS
-    for number in range(0, 2_500, 10):
+    for number in range(0, 4_000, 10):
         await owner.publish(
             [Message(b"%d" % (number + one), deliver_at_ms=later + one % 3) for one in range(10)]
         )
         await owner.publish(BATCH[:1_000])
         await drain(owner)
     await owner.sweep()
-    assert len(owner.log.bodies) == 2_500
+    assert len(owner.log.bodies) == 4_000
     assert owner.log.size_bytes == 0
     await owner.open()
     owner.clock.time_ms = later + 10
     got = await owner.receive()
-    assert values(got) == [b"%d" % number for number in range(2_500)]
+    assert values(got) == [b"%d" % number for number in range(4_000)]
     await owner.settle(got, SettleAction.ACK)
     assert len(owner.log.bodies) == 0
     assert not any(await kept(owner, *(one.base_offset for one in got)))
@@ -198,6 +198,28 @@ async def test_a_topics_retention_takes_no_delayed_message() -> None:
     owner.owned[PARTITION].subscriptions.follow(owner.configs)
     await owner.log.finish()
     assert await kept(owner, 1) == [False]
+
+
+async def test_one_delayed_message_does_not_fill_a_topic_that_is_kept_until_acked() -> None:
+    clock = HandClock()
+    config = topic_config(TopicKind.TOPIC, retain_until_acked=True)
+    names = ("mail", "bill")
+    owner = Owner(MemoryStore(clock), clock, config, {name: subscription(name) for name in names})
+    await owner.open()
+    tomorrow = clock.now_ms() + DAY_MS
+    await owner.publish([Message(b"tomorrow", deliver_at_ms=tomorrow)])
+    for _ in range(4):
+        for _ in range(20):
+            await owner.publish(BATCH)
+            for name in names:
+                await drain(owner, name)
+        for _ in range(10):
+            await owner.sweep()
+    assert owner.log.size_bytes < limits.CARRY_LOG_BYTES_MIN
+    assert await kept(owner, 0) == [True]
+    clock.time_ms = tomorrow
+    for name in names:
+        assert values(await owner.receive(name)) == [b"tomorrow"]
 
 
 async def test_bodies_that_nobody_came_to_need_are_dropped_by_the_next_owner() -> None:
