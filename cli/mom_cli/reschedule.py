@@ -68,10 +68,12 @@ def reschedule(
 ) -> None:
     """Move to another time."""
     from mom_client.rescheduling import moment as moment_from
+    from mom_process.system import SystemClock
 
     if delay_ms and at_ms:
         raise click.UsageError("give --delay or --at, not both", context)
-    _change(context, queue, subscription, positions, moment_from(delay_ms / 1000, at_ms))
+    deliver_at_ms = moment_from(delay_ms / 1000, at_ms, SystemClock().now_ms())
+    _change(context, queue, subscription, positions, deliver_at_ms)
 
 
 def _change(

@@ -97,7 +97,7 @@ class Client:
 
     async def close(self) -> None:
         """Send what was published, then disconnect. A client can't be used after it."""
-        await asyncio.to_thread(self._io.close)
+        await self._io.close_from_loop()
 
     async def _run(
         self, work: Callable[[Engine], Coroutine[Any, Any, ResultT]], generation: int | None = None
@@ -132,7 +132,9 @@ class Client:
         if known is not loop or sink is None:
             sink = LoopSink(loop)
             self._sink = (loop, sink)
-        message = operations.make_message(value, key, headers, content_type, timestamp_ms, wishes)
+        message = operations.make_message(
+            value, key, headers, content_type, timestamp_ms, wishes, self._io.now_ms
+        )
         future: asyncio.Future[Published] = loop.create_future()
         self._io.hand_over(topic, message, partition, sink, future)
         return future
@@ -401,7 +403,7 @@ class Client:
         neither of them at once. Results as of :meth:`cancel`.
         """
         several, single = several_of(messages)
-        at_ms = moment(delay, deliver_at_ms)
+        at_ms = moment(delay, deliver_at_ms, self._io.now_ms())
         results = await self._run(
             lambda engine: change(engine, queue, subscription, several, at_ms)
         )

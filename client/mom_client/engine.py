@@ -56,11 +56,12 @@ class Engine:
         options: EngineOptions = EngineOptions(),  # noqa: B008 - frozen
         clock: Clock | None = None,
         random: Random | None = None,
+        connections: Connections | None = None,
     ) -> None:
         self.options = options
         self._clock: Clock = clock or SystemClock()
         self._random: Random = random or SystemRandom()
-        self._connections = Connections(token)
+        self._connections = connections or Connections(token)
         self._routing = Routing(
             addresses, self._connections, options, clock=self._clock, random=self._random
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
@@ -60,6 +59,7 @@ def make_message(
     content_type: str | None,
     timestamp_ms: int | None,
     wishes: Wishes,
+    now_ms: Callable[[], int],
 ) -> Message:
     """A message of Python values. Raises InvalidArgumentError."""
     data, own_type = encode_value(value)
@@ -77,12 +77,13 @@ def make_message(
         timestamp_ms,
     )
     if wishes:
-        _wish(message, **wishes)
+        _wish(message, now_ms(), **wishes)
     return message
 
 
 def _wish(
     message: Message,
+    now_ms: int,
     priority: int = 0,
     delay: float = 0,
     deliver_at_ms: int = 0,
@@ -90,7 +91,6 @@ def _wish(
     expires_at_ms: int = 0,
     dedup_id: str | None = None,
 ) -> None:
-    now_ms = time.time_ns() // 1_000_000
     message.priority = priority
     message.dedup_id = dedup_id
     message.deliver_at_ms = _moment(deliver_at_ms, delay, ("deliver_at_ms", "delay"), now_ms)

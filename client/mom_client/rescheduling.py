@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -130,7 +129,7 @@ def position_of(one: Place) -> Position:
     return Position(one.partition, one.offset)
 
 
-def moment(delay: float, deliver_at_ms: int) -> int:
+def moment(delay: float, deliver_at_ms: int, now_ms: int) -> int:
     """The time that a wait in seconds or a time stands for; 0: at once."""
     if not delay:
         return deliver_at_ms
@@ -138,7 +137,7 @@ def moment(delay: float, deliver_at_ms: int) -> int:
         raise InvalidArgumentError(
             "deliver_at_ms and delay say the same in two ways; give one of them", field="delay"
         )
-    return time.time_ns() // 1_000_000 + duration_ms(delay, "delay")
+    return now_ms + duration_ms(delay, "delay")
 
 
 def outcome(results: list[MomError | None], single: bool) -> list[MomError | None] | None:

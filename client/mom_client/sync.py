@@ -149,7 +149,9 @@ class Client:
 
         Raises OverloadedError when too much waits.
         """
-        message = operations.make_message(value, key, headers, content_type, timestamp_ms, wishes)
+        message = operations.make_message(
+            value, key, headers, content_type, timestamp_ms, wishes, self._io.now_ms
+        )
         future: Future[Published] = Future()
         # A result that is under way can't be cancelled, which set_result relies on.
         future.set_running_or_notify_cancel()
@@ -383,7 +385,7 @@ class Client:
         neither of them at once. Results as of :meth:`cancel`.
         """
         several, single = several_of(messages)
-        at_ms = moment(delay, deliver_at_ms)
+        at_ms = moment(delay, deliver_at_ms, self._io.now_ms())
         results = self._wait(lambda engine: change(engine, queue, subscription, several, at_ms))
         return outcome(results, single)
 

@@ -91,6 +91,12 @@ HEARTBEAT_TIMEOUT_MS: Final = 2_500
 # A leader that stops renewing is replaced after this long: under the promised 3 s.
 LEADER_LEASE_MS: Final = 2_000
 LEADER_RENEW_MS: Final = 600
+# Nodes that start together cause one round of placing.
+PLACEMENT_DEBOUNCE_MS: Final = 50
+# An unchanged routing table is confirmed this often, so that a silent stream means a dead one.
+ROUTING_BEAT_MS: Final = 10_000
+# How often partitions are looked at. A queue's acknowledged messages take room until then.
+RETENTION_SWEEP_MS: Final = 1_000
 
 TOKEN_CACHE_MS: Final = 10_000
 TOKENS_MAX: Final = 10_000

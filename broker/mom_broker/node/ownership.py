@@ -190,7 +190,8 @@ class Ownership:
                 owned.log.lose(self._moved(partition))
             else:
                 owned.subscriptions.follow(self._view.subscriptions.get(partition.topic_id, {}))
-        for topic_id in self._view.assignments if topic_ids is None else topic_ids:
+        # Sorted, so that a simulation runs the same each time.
+        for topic_id in self._view.assignments if topic_ids is None else sorted(topic_ids):
             found = self._view.assignments.get(topic_id)
             owners = found.assignment.owners if found is not None else ()
             for index, owner in enumerate(owners):

@@ -18,13 +18,12 @@ from mom_broker.node.ownership import OwnedPartition, Ownership
 from mom_broker.node.partition import Partition
 from mom_broker.node.queue import QueueReader
 from mom_core.errors import MomError
+from mom_core.limits import RETENTION_SWEEP_MS
 from mom_core.ports import Clock, Store, TrimRule
 from mom_core.topics import TopicKind
 
 _log = logging.getLogger(__name__)
 
-# How often partitions are looked at. A queue's acknowledged messages take room until then.
-SWEEP_INTERVAL_MS: Final = 1_000
 # Topics need no such haste: every so many sweeps.
 TOPIC_EVERY_SWEEPS: Final = 10
 # What holds a queue's log is looked at in full then.
@@ -37,8 +36,14 @@ class Retention:
     """Sweeps the partitions of a node."""
 
     def __init__(
-        self, ownership: Ownership, floors: AckedFloors, store: Store, clock: Clock
+        self,
+        ownership: Ownership,
+        floors: AckedFloors,
+        store: Store,
+        clock: Clock,
+        interval_ms: int = RETENTION_SWEEP_MS,
     ) -> None:
+        self._interval_ms = interval_ms
         self._ownership = ownership
         self._floors = floors
         self._store = store
@@ -48,7 +53,7 @@ class Retention:
     async def run(self) -> None:
         """Sweep for as long as the node lives."""
         while True:
-            await self._clock.sleep(SWEEP_INTERVAL_MS)
+            await self._clock.sleep(self._interval_ms)
             await self.sweep()
 
     async def sweep(self) -> None:

@@ -20,7 +20,7 @@ from mom_broker.routing.watch import RoutingWatch
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core.access import Identity
-from mom_core.limits import TOKEN_CACHE_MS
+from mom_core.limits import ROUTING_BEAT_MS, TOKEN_CACHE_MS
 from mom_proto.v1 import broker_pb2, broker_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -40,6 +40,7 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         administration: AdministrationService,
         totals: Totals,
         reschedules: RescheduleService,
+        routing_beat_ms: int = ROUTING_BEAT_MS,
     ) -> None:
         self._node_id = node_id
         self._authenticator = authenticator
@@ -49,7 +50,7 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         self._totals = totals
         self._reschedules = reschedules
         self._streams = streams
-        self._watch = RoutingWatch(view)
+        self._watch = RoutingWatch(view, beat_ms=routing_beat_ms)
 
     def stop(self) -> None:
         """End the routing streams; clients go on with another node."""

@@ -408,7 +408,11 @@ class Delivery:
         return outcomes, changes
 
     def advance(self, now_ms: int) -> list[Change]:
-        """End the leases whose deadline has come, and the messages whose time is over."""
+        """End the leases whose deadline has come, the messages whose time is over, and delays.
+
+        So the next event lies ahead.
+        """
+        self._wake_delayed(now_ms)
         changes: list[Change] = []
         while True:
             self._drop_stale_deadlines()

@@ -161,6 +161,8 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     def advance(self) -> None:
         changes = self.state.advance(self.now_ms)
+        next_ms = self.state.next_event_ms()
+        assert next_ms is None or next_ms > self.now_ms, "a timer would fire for ever"
         self.did(changes)
         before = len(self.model.dead)
         self.model.advance(self.now_ms)
