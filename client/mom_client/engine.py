@@ -17,7 +17,7 @@ from mom_client.connections import Connections
 from mom_client.group import Groups
 from mom_client.options import EngineOptions
 from mom_client.producer import Producer
-from mom_client.queues import Queues
+from mom_client.queues import Leased, Queues
 from mom_client.reader import Reader
 from mom_client.results import Fetched, Identity, Published, TopicPage
 from mom_client.routing import Routing, RoutingSnapshot, TopicRoute
@@ -64,6 +64,11 @@ class Engine:
         self._reader = Reader(caller)
         self._queues = Queues(caller)
         self._groups = Groups(caller)
+
+    @property
+    def clock(self) -> Clock:
+        """What times are measured with here."""
+        return self._clock
 
     # Life.
 
@@ -191,7 +196,7 @@ class Engine:
         max_bytes: int = 0,
         wait_ms: int = 0,
         lease_ms: int = 0,
-    ) -> list[broker_pb2.LeasedBatch]:
+    ) -> Leased:
         """Lease up to ``max_messages``, waiting up to ``wait_ms`` for the first; empty at its end.
 
         Waits at all owners, and leases at the ones that have something.
