@@ -24,6 +24,8 @@ COMMANDS = {
     "ack": LazyCommand("settle:ack", "Acknowledge received messages."),
     "nack": LazyCommand("settle:nack", "Give received messages back."),
     "extend": LazyCommand("settle:extend", "Lengthen the leases of received messages."),
+    "run": LazyCommand("run:run", "Run the handlers of an application."),
+    "init": LazyCommand("init:init", "Write a first application and its test."),
     "cluster": LazyCommand("cluster:cluster", "Show nodes, partitions and the store."),
     "status": LazyCommand("status:status", "Show how a cluster on Kubernetes is."),
     "connect": LazyCommand("connect:connect", "Open a tunnel to a cluster on Kubernetes."),

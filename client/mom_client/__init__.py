@@ -11,6 +11,7 @@
 """
 
 from mom_client import sync
+from mom_client.app import MomApp, PayloadError, Retry
 from mom_client.client import Client, connect
 from mom_client.consumption import Consumption, Subscription
 from mom_client.options import EngineOptions
@@ -42,6 +43,9 @@ __all__ = [
     "Client",
     "connect",
     "sync",
+    "MomApp",
+    "Retry",
+    "PayloadError",
     "Message",
     "Published",
     "ReceivedMessage",

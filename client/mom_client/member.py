@@ -186,8 +186,9 @@ class Member:
 
     def halt(self, held: HeldPartition) -> None:
         """Read no more of a partition, and keep it from others."""
-        if not held.stopped:
-            self._stop(held)
+        held.stopped = True
+        if held.pull is not None:
+            held.pull.cancel()
 
     async def _pull(self, held: HeldPartition, bytes_max: int) -> None:
         offset = held.read_from

@@ -141,3 +141,12 @@ RETRY_AFTER_MS_DEFAULT: Final = 1_000
 
 # The longest wait that a nack may ask for; later needs a schedule of its own. SQS allows 12 hours.
 SETTLE_DELAY_MS_MAX: Final = 7 * 24 * 3600 * 1000
+
+# Handlers of one worker or subscriber that run at once: each sync one is a thread.
+HANDLERS_AT_ONCE_MAX: Final = 1_000
+# Tries of a handler at one message before it gives up, and the wait between two of them.
+HANDLER_TRIES_MAX: Final = 1_000
+HANDLER_BACKOFF_MS_MIN: Final = 10
+HANDLER_BACKOFF_MS_MAX: Final = 24 * 3600 * 1000
+# What a header of a parked message tells of the handler's error: a traceback's last lines fit.
+PARKED_ERROR_CHARACTERS_MAX: Final = 2_000
