@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mom_client import operations
 from mom_client.app.handler import Handler
 from mom_client.app.handling import Calls, Handling, finish, log
+from mom_client.app.payload import PayloadError
 from mom_client.app.retry import Retry
 from mom_client.iothread import IoThread
 from mom_client.received import ReceivedMessage
@@ -180,7 +181,8 @@ class QueueRunner:
                 self.name, message.deliveries, message, failures, tries, type(error).__name__,
                 error, exc_info=error,
             )  # fmt: skip
-            again = failures < tries and await self._handling.pause(retry.wait_seconds(failures))
-            if not again:
+            if failures >= tries or isinstance(error, PayloadError):
+                return error
+            if not await self._handling.pause(retry.wait_seconds(failures)):
                 return error
         return None

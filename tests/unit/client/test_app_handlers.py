@@ -20,7 +20,7 @@ from mom_client.app.payload import decoder
 from mom_client.app.threads import HandlerThreads
 from mom_client.received import Origin
 from mom_core.errors import ConflictError, InvalidArgumentError, UnavailableError
-from mom_core.message import Message
+from mom_core.message import Message, encode_value
 
 
 class Email(msgspec.Struct):
@@ -274,3 +274,11 @@ def test_one_handler_a_source() -> None:
 def test_an_application_that_does_not_run_has_no_client() -> None:
     with pytest.raises(UnavailableError, match="does not run"):
         _ = MomApp().client
+
+
+def test_what_a_handler_takes_can_be_published() -> None:
+    assert encode_value(Order(id=1)) == (b'{"id":1,"note":""}', "application/json")
+    assert encode_value([Email("x"), Point(1)])[0] == b'[{"to":"x","size":0},{"x":1,"y":0}]'
+    assert encode_value({"deep": [Order(id=1)]})[0] == b'{"deep":[{"id":1,"note":""}]}'
+    with pytest.raises(InvalidArgumentError, match="Unknown has no JSON form"):
+        encode_value(Unknown())
