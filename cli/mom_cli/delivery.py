@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from mom_cli.settings import duration
+from mom_cli.settings import duration, rate
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -57,6 +57,17 @@ def delivery_options() -> list[click.Option]:
             ["--message-ttl", "message_ttl_ms"],
             type=duration,
             help="Messages expire so long after they came; 0: never.",
+        ),
+        click.Option(
+            ["--rate", "rate_per_s"],
+            type=rate,
+            help="Messages handed out at the most, such as 100/s or 6000/m; 0: no limit.",
+        ),
+        click.Option(
+            ["--fair-by"],
+            metavar="key|header:NAME",
+            help="With fair ordering, what has a turn: a key, or the value of a header. Can't "
+            "change. [default: key]",
         ),
     ]
 

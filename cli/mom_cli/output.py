@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from mom_core.quantities import format_bytes, format_duration
+from mom_core.quantities import format_bytes, format_duration, format_rate
 
 
 def print_json(document: Any) -> None:
@@ -69,6 +69,10 @@ def shown_setting(name: str, value: object) -> object:
         return shown_time(value)
     if name == "retention_ms" and value == 0:
         return "no limit by time"
+    if name == "stalled_since_ms" and isinstance(value, int):
+        return shown_time(value) if value else ""
+    if name == "rate_per_s" and isinstance(value, float):
+        return format_rate(value) if value else "none"
     if name in _NONE_AT_ZERO and value == 0:
         return "none"
     if name.endswith("_ms") and isinstance(value, int):
@@ -81,8 +85,13 @@ def shown_setting(name: str, value: object) -> object:
 def shown_name(name: str) -> str:
     """The name of a setting without its unit, where the value shows one."""
     return {"created_at_ms": "created", "message_bytes_max": "message_max"}.get(
-        name, name.removesuffix("_ms")
+        name, name.removesuffix("_ms").removesuffix("_per_s")
     )
+
+
+def shown_title(column: str) -> str:
+    """The head of a column of counts."""
+    return column.removesuffix("_ms").replace("_", " ").upper()
 
 
 def _cell(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Types of options: durations, sizes and positions, read as :mod:`mom_core` reads them.
+"""Types of options: durations, sizes, rates and positions, read as :mod:`mom_core` reads them.
 
 click names the option in an error, so that the texts here begin without a field.
 
@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from mom_core.errors import InvalidArgumentError
-from mom_core.quantities import parse_bytes, parse_duration_ms
+from mom_core.quantities import parse_bytes, parse_duration_ms, parse_rate_per_s
 from mom_core.topics import parse_start
 
 POSITION_HELP: Final = "earliest, latest, offset:N, timestamp:MS or timestamp:2026-01-31T08:00:00Z"
@@ -30,6 +30,14 @@ def size(value: object) -> int:
     """Bytes of a size such as 10Gi or 512Ki. Raises click.BadParameter."""
     try:
         return parse_bytes(value, "")
+    except InvalidArgumentError as error:
+        raise click.BadParameter(error.message.strip()) from None
+
+
+def rate(value: object) -> float:
+    """Messages a second of a rate such as 100/s or 6000/m. Raises click.BadParameter."""
+    try:
+        return parse_rate_per_s(value, "")
     except InvalidArgumentError as error:
         raise click.BadParameter(error.message.strip()) from None
 

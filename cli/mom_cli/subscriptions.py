@@ -9,9 +9,16 @@ import click
 from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.connection import with_deletion, with_engine
 from mom_cli.delivery import with_delivery_options
-from mom_cli.output import print_facts, print_json, print_table, shown_name, shown_setting
+from mom_cli.output import (
+    print_facts,
+    print_json,
+    print_table,
+    shown_name,
+    shown_setting,
+    shown_title,
+)
 from mom_cli.settings import POSITION_HELP, duration, position
-from mom_cli.topics import subscription_document
+from mom_cli.topics import QUEUE_COLUMNS, subscription_document
 from mom_core.topics import SubscriptionConfig, show_subscription
 from mom_proto.v1 import broker_pb2
 
@@ -120,12 +127,15 @@ def describe(context: click.Context, topic: str, name: str) -> None:
     progress = document.pop("partition_list")
     print_facts((shown_name(key), shown_setting(key, value)) for key, value in document.items())
     click.echo()
-    columns: tuple[str, ...] = ("ready", "delayed", "leased", "dead")
+    columns: tuple[str, ...] = QUEUE_COLUMNS
     if document["mode"] == "stream":
-        columns = ("committed_offset", "high_watermark", "lag", "member_id")
+        columns = ("committed_offset", "high_watermark", "lag", "member_id", "stalled_since_ms")
     print_table(
-        ["PARTITION", *(column.upper() for column in columns)],
-        ([one["partition"], *(one.get(column) for column in columns)] for one in progress),
+        ["PARTITION", *map(shown_title, columns)],
+        (
+            [one["partition"], *(shown_setting(column, one.get(column)) for column in columns)]
+            for one in progress
+        ),
         "no partitions",
     )
 

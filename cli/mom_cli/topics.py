@@ -21,6 +21,7 @@ from mom_cli.output import (
     shown_name,
     shown_rough_bytes,
     shown_setting,
+    shown_title,
 )
 from mom_cli.settings import duration, size
 from mom_core.errors import NotFoundError
@@ -78,6 +79,10 @@ def _create(kind: TopicKind, context: click.Context, name: str, **settings: Any)
 
 def _partitions(config: TopicConfig) -> str:
     return f"{config.partitions} partition{'s' if config.partitions != 1 else ''}"
+
+
+# What a description shows of each partition of a queue.
+QUEUE_COLUMNS: Final = ("ready", "delayed", "leased", "dead", "workers", "stalled_since_ms")
 
 
 # What fits a line; describe tells the rest.
@@ -141,9 +146,9 @@ def _print_description(kind: TopicKind, document: dict[str, Any]) -> None:
     print_facts((shown_name(name), shown_setting(name, value)) for name, value in document.items())
     click.echo()
     titles = ["PARTITION", "NODE", "EPOCH", "FIRST", "NEXT", "SIZE"]
-    columns = ["ready", "delayed", "leased", "dead"] if kind is TopicKind.QUEUE else []
+    columns = list(QUEUE_COLUMNS) if kind is TopicKind.QUEUE else []
     print_table(
-        titles + [column.upper() for column in columns],
+        titles + [shown_title(column) for column in columns],
         (
             [
                 one["partition"],
@@ -169,9 +174,9 @@ def _print_description(kind: TopicKind, document: dict[str, Any]) -> None:
 
 def _counts(
     subscriptions: Iterable[Mapping[str, Any]], name: str, columns: Iterable[str]
-) -> list[int]:
+) -> list[object]:
     mine = next((one for one in subscriptions if one["name"] == name), None)
-    return [mine[column] if mine else 0 for column in columns]
+    return [shown_setting(column, mine[column]) if mine else 0 for column in columns]
 
 
 def partition_document(partition: broker_pb2.PartitionDescription) -> dict[str, Any]:
@@ -197,6 +202,8 @@ def subscription_document(counts: broker_pb2.SubscriptionDescription) -> dict[st
             "delayed": counts.delayed,
             "leased": counts.leased,
             "dead": counts.dead,
+            "workers": counts.workers,
+            "stalled_since_ms": counts.stalled_since_ms,
         }
     return {
         "name": counts.name,
@@ -204,6 +211,7 @@ def subscription_document(counts: broker_pb2.SubscriptionDescription) -> dict[st
         "committed_offset": counts.committed_offset,
         "member_id": counts.member_id,
         "members": counts.members,
+        "stalled_since_ms": counts.stalled_since_ms,
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Collection
 
 from mom_client.addresses import is_gateway
 from mom_client.http_wire import GatewayCalls
-from mom_client.wire import GrpcChannels
+from mom_client.wire import GrpcChannels, GrpcStream
 
 
 class Connections:
@@ -36,6 +36,10 @@ class Connections:
         if is_gateway(address):
             return self._gateways.stream(address, method, request)
         return self._channels.stream(address, method, request, authorization)
+
+    async def open(self, address: str, method: str) -> GrpcStream:
+        """Begin a call with a stream each way to ``host:port``, not through a gateway."""
+        return await self._channels.open(address, method)
 
     async def serves(self, address: str, timeout_ms: int) -> bool:
         """Whether a process can be reached at ``host:port`` from here."""

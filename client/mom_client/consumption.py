@@ -298,6 +298,7 @@ class _ConsumptionSteps(_Steps):
 
         lease.begun = True
         after = lease.first
+        finished = False
         try:
             for message in lease.messages():
                 if not worker.is_held(lease, message.offset):
@@ -307,9 +308,12 @@ class _ConsumptionSteps(_Steps):
                 yield message
                 self._settle_at_hand(ACK)
             after = lease.end
+            finished = True
         finally:
             if after < lease.end:  # The user left in the middle.
                 self._post(lambda: worker.give_back(lease, after))
+            if not finished:  # And may come back for more.
+                self._post(worker.leave)
 
     def _begin_again(self) -> None:
         """A message that an iteration was left with may not have been handled."""

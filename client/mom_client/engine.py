@@ -8,13 +8,14 @@ what is safe to repeat within a bounded time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from mom_client.admin import Admin
 from mom_client.calls import Caller
 from mom_client.connections import Connections
 from mom_client.group import Groups
+from mom_client.lease_streams import ArrivedLease, LeaseStreams
 from mom_client.options import EngineOptions
 from mom_client.producer import Producer
 from mom_client.queues import Leased, Queues
@@ -63,6 +64,7 @@ class Engine:
         )
         self._reader = Reader(caller)
         self._queues = Queues(caller)
+        self._caller = caller
         self._groups = Groups(caller)
 
     @property
@@ -208,6 +210,25 @@ class Engine:
             max_bytes=max_bytes,
             wait_ms=wait_ms,
             lease_ms=lease_ms,
+        )
+
+    def lease_streams(
+        self,
+        topic: str,
+        subscription: str,
+        *,
+        messages_max: int,
+        lease_ms: int,
+        accept: Callable[[ArrivedLease], None],
+    ) -> LeaseStreams:
+        """Messages as the owners push them, for a worker that has up to ``messages_max``."""
+        return LeaseStreams(
+            self._caller,
+            topic,
+            subscription,
+            messages_max=messages_max,
+            lease_ms=lease_ms,
+            accept=accept,
         )
 
     async def settle(

@@ -28,6 +28,7 @@ from mom_client.routing import Routing, TopicRoute
 from mom_client.translation import DURABILITIES
 from mom_client.wire import error_from_proto
 from mom_core import limits
+from mom_core.batch import group_of
 from mom_core.errors import (
     ErrorCode,
     InvalidArgumentError,
@@ -40,6 +41,7 @@ from mom_core.message import BINARY, JSON, TEXT, Message, check_message
 from mom_core.partitioner import Partitioner, murmur2
 from mom_core.ports import Clock, Random
 from mom_core.producers import LASTING_PRODUCER
+from mom_core.topics import fair_header
 from mom_proto.v1 import broker_pb2, types_pb2
 
 _PRODUCE: Final = "/mom.v1.Broker/Produce"
@@ -64,6 +66,7 @@ class TopicPublisher:
         self._sticky = self.lanes[self._partitioner.rotate()]
 
     def _grow(self, route: TopicRoute) -> None:
+        self._fair_header = fair_header(route.subscriptions.values())
         for index in range(len(self.lanes), len(route.owners)):
             self.lanes.append(
                 Lane(route.name, route.topic_id, index, self._producer.new_producer_id())
@@ -74,10 +77,18 @@ class TopicPublisher:
 
     def update(self, route: TopicRoute) -> None:
         """Take over a newer table's owners, partitions and limits of the same topic."""
-        changed = len(route.owners) != len(self.lanes) or route.config != self.route.config
+        before = self.route
         self.route = route
-        if changed:
+        if fair_header(route.subscriptions.values()) != self._fair_header:
+            self._close_batches()  # The messages of a batch have all a group, or none of them.
             self._grow(route)
+        elif len(route.owners) != len(self.lanes) or route.config != before.config:
+            self._grow(route)
+
+    def _close_batches(self) -> None:
+        for lane in self.lanes:
+            if lane.building is not None:
+                lane.close_batch()
 
     def add(self, message: Message, partition: int | None, sink: Sink, token: object) -> None:
         """Put a message into its lane. Raises MomError when it is not allowed."""
@@ -102,7 +113,8 @@ class TopicPublisher:
                 lane = self._rotate()
         else:
             lane = self.lanes[self._partitioner.of_hash(key_hash)]
-        self._producer.add(lane, message, key_hash, sink, token)
+        group = group_of(message, self._fair_header) if self._fair_header else None
+        self._producer.add(lane, message, key_hash, group, sink, token)
 
     def _rotate(self) -> Lane:
         """The next lane in turn, passing by those that are in trouble if any is not."""
@@ -300,7 +312,13 @@ class Producer:
         return TopicPublisher(self, route, int(self._random.fraction() * len(route.owners)))
 
     def add(
-        self, lane: Lane, message: Message, key_hash: int | None, sink: Sink, token: object
+        self,
+        lane: Lane,
+        message: Message,
+        key_hash: int | None,
+        group: int | None,
+        sink: Sink,
+        token: object,
     ) -> None:
         """Append a message to a lane's open batch."""
         batch = lane.building
@@ -310,7 +328,7 @@ class Producer:
         if batch is None:
             batch = self._open(lane)
         builder = batch.builder
-        builder.add(message, key_hash)
+        builder.add(message, key_hash, group)
         size = builder.size_bytes
         self._in_flight_bytes += size - batch.size
         batch.size = size

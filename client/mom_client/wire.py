@@ -122,6 +122,53 @@ def error_from_rpc(error: grpc.aio.AioRpcError, address: str, method: str) -> Mo
     return error_of(code.value, f"{address} ({method.rpartition('/')[2]}): {reason}")
 
 
+class GrpcStream:
+    """A call with a stream each way: one task sends, another one receives.
+
+    A task that is cancelled in the middle of either cancels the call.
+    """
+
+    def __init__(self, channels: GrpcChannels, call: Any, address: str, method: str) -> None:
+        self._channels = channels
+        self._call = call
+        self._address = address
+        self._method = method
+
+    async def send(self, request: bytes) -> None:
+        """Send. Raises the MomError that ended the call."""
+        await self._do(self._call.write, request)
+
+    async def finish(self) -> None:
+        """Say that no more is sent; what the peer sends can still be received."""
+        await self._do(self._call.done_writing)
+
+    async def receive(self) -> bytes | None:
+        """What came next; None at the end. Raises the MomError that ended the call."""
+        reply = await self._do(self._call.read)
+        return reply if isinstance(reply, bytes) else None
+
+    async def _do(self, step: Callable[..., Any], *arguments: bytes) -> Any:
+        import grpc
+
+        failure: BaseException
+        try:
+            return await step(*arguments)
+        except (
+            grpc.aio.AioRpcError,
+            grpc.aio.UsageError,
+            asyncio.CancelledError,
+            asyncio.InvalidStateError,
+        ) as error:
+            failure = self._channels.failure(error, self._address, self._method)
+        finally:
+            del step
+        raise failure
+
+    def cancel(self) -> None:
+        """End it at once."""
+        self._call.cancel()
+
+
 class GrpcChannels:
     """Channels to processes by address: the Transport port over gRPC.
 
@@ -209,6 +256,13 @@ class GrpcChannels:
         if failure is not None:
             raise failure
 
+    async def open(self, address: str, method: str) -> GrpcStream:
+        """Begin a call with a stream each way. Raises UnavailableError when this is closed."""
+        if self._resumed is not None:
+            await self._resumed.wait()
+        call: Any = self._channel(address).stream_stream(method)
+        return GrpcStream(self, call(metadata=self._metadata), address, method)
+
     async def serves(self, address: str, timeout_ms: int) -> bool:
         """Whether a gRPC server answers at an address. It is told nothing, not even the token."""
         try:
@@ -218,6 +272,18 @@ class GrpcChannels:
         if reply != _HEALTH_SERVING:
             self._close(address)  # Or it would go on trying to connect.
         return reply == _HEALTH_SERVING
+
+    def failure(self, error: BaseException, address: str, method: str) -> BaseException:
+        """What an error that gRPC raised at a stream comes down to."""
+        import grpc
+
+        if isinstance(error, grpc.aio.AioRpcError):
+            failure = error_from_rpc(error, address, method)
+            self._replace_failing(address)
+            return failure
+        if isinstance(error, asyncio.CancelledError):
+            return self._cancelled(address)
+        return UnavailableError(f"the connection to {address} was closed")
 
     def _cancelled(self, address: str) -> BaseException:
         """Tell our own cancellation from gRPC's, which reports a closed channel as one too."""

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
+from mom_client.lease_streams import ArrivedLease
 from mom_client.received import ReceivedMessage, messages_of_lease
 from mom_client.wire import error_from_proto
 from mom_core.errors import MomError
@@ -88,6 +89,16 @@ class QueueWorker:
         self._engine = engine
         self._at_once_max = at_once_max
         self._lease_ms = lease_ms
+        self._streams = engine.lease_streams(
+            topic,
+            subscription,
+            messages_max=at_once_max,
+            lease_ms=lease_ms,
+            accept=self._accept,
+        )
+        self._asked = False
+        """Whether somebody wants the next messages, or works on the last ones."""
+        self._not_begun: list[HeldLease] = []
         self._leases: set[HeldLease] = set()
         self._settles: list[broker_pb2.SettleRange] = []
         self._to_settle = asyncio.Event()
@@ -114,11 +125,48 @@ class QueueWorker:
     ) -> list[HeldLease]:
         """Lease the next messages, waiting for them; empty only when ``wait_ms`` has passed.
 
-        What an earlier call leased for a caller that was cancelled meanwhile comes first.
+        What an earlier call leased for a caller that was cancelled meanwhile comes first. Where
+        messages are asked for and not pushed, ``max_messages`` are.
         """
-        left = self._not_begun()
-        if left:
-            return left
+        self._asked = True
+        try:
+            async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
+                while not (found := self._found()):
+                    if not await self._streams.wait():
+                        return await self._polled(wait_ms, max_messages)
+        except TimeoutError:
+            return []
+        self._streams.took_up()
+        await self._look_at_backoff()
+        return found
+
+    async def _look_at_backoff(self) -> None:
+        route = await self._engine.topic(self.topic)
+        self._has_backoff = route.subscription(self.subscription).queue.retry_backoff_ms > 0
+
+    def _found(self) -> list[HeldLease]:
+        """What is leased and not begun, in the order in which it came."""
+        self._not_begun = [one for one in self._not_begun if one in self._leases and not one.begun]
+        return list(self._not_begun)
+
+    def _accept(self, arrived: ArrivedLease) -> None:
+        """An owner pushed messages."""
+        lease = HeldLease(self, arrived.batch, arrived.leased_ms)
+        self._leases.add(lease)
+        self._not_begun.append(lease)
+        if self._asked:
+            self._to_renew.set()
+        else:
+            self.give_back(lease, lease.first)
+
+    def leave(self) -> None:
+        """Nobody asks for more now: give back what was not begun, until the next call of next."""
+        self._asked = False
+        self._streams.stop()
+        for lease in self._found():
+            self.give_back(lease, lease.first)
+
+    async def _polled(self, wait_ms: int | None, max_messages: int | None) -> list[HeldLease]:
         while True:
             try:
                 batches = await self._engine.receive(
@@ -136,14 +184,12 @@ class QueueWorker:
             if batches or wait_ms is not None:
                 break
         leases = [HeldLease(self, one, batches.since_ms) for one in batches]
+        self._streams.hold(sum(one.end - one.first for one in leases))
         self._leases.update(leases)
+        self._not_begun += leases
         self._to_renew.set()
-        route = await self._engine.topic(self.topic)
-        self._has_backoff = route.subscription(self.subscription).queue.retry_backoff_ms > 0
+        await self._look_at_backoff()
         return leases
-
-    def _not_begun(self) -> list[HeldLease]:
-        return [lease for lease in self._leases if not lease.begun]
 
     def settle(self, lease: HeldLease, offset: int, action: int, delay_ms: int = 0) -> None:
         """Settle one message in the background."""
@@ -154,29 +200,29 @@ class QueueWorker:
                     "worker may have it", self.topic, lease.partition, offset,
                 )  # fmt: skip
             return
-        lease.gone.add(offset, offset + 1)
+        self._let_go(lease, offset, offset + 1)
         self._queue(lease, offset, offset + 1, action, delay_ms)
+
+    def _let_go(self, lease: HeldLease, first: int, end: int) -> None:
+        """These are settled, or lost."""
+        left = sum(high - low for low, high, gone in lease.gone.split(first, end) if not gone)
+        lease.gone.add(first, end)
         if not lease.open_ranges():
             self._leases.discard(lease)
+        if not lease.over:  # Else they were counted when it was.
+            self._streams.settled(left)
 
     def give_back(self, lease: HeldLease, first: int) -> None:
         """Release what is left of a lease from ``first`` on."""
         for start, end in lease.open_ranges():
             if end > first:
                 start = max(start, first)
-                lease.gone.add(start, end)
+                self._let_go(lease, start, end)
                 self._queue(lease, start, end, RELEASE)
-        if not lease.open_ranges():
-            self._leases.discard(lease)
 
     def fail(self, lease: HeldLease, offset: int, delay_ms: int) -> None:
         """Give one message back as failed; ``delay_ms`` is for a queue without a backoff."""
         self.settle(lease, offset, NACK, 0 if self._has_backoff else delay_ms)
-
-    def give_back_unbegun(self) -> None:
-        """Release what was leased for a caller that never took it."""
-        for lease in self._not_begun():
-            self.give_back(lease, lease.first)
 
     def is_held(self, lease: HeldLease, offset: int) -> bool:
         """Whether a message is still this worker's, as far as is known. From any thread."""
@@ -207,6 +253,8 @@ class QueueWorker:
 
     async def close(self) -> None:
         """Settle what is due and give back the rest unhandled."""
+        self.leave()
+        await self._streams.ended()
         for lease in self._leases:
             for first, end in lease.open_ranges():
                 self._queue(lease, first, end, RELEASE)
@@ -269,6 +317,7 @@ class QueueWorker:
             lease.over = True
             self._leases.discard(lease)
             for first, end in lease.open_ranges():
+                self._streams.settled(end - first)
                 self._tell_lost(lease, first, end)
 
     def _tell_lost(self, lease: HeldLease, first: int, end: int) -> None:
@@ -313,11 +362,9 @@ class QueueWorker:
     def _lose(self, lease: HeldLease, first: int, count: int) -> None:
         for start, end, gone in list(lease.gone.split(first, first + count)):
             if not gone:
-                lease.gone.add(start, end)
+                self._let_go(lease, start, end)
                 lease.lost.add(start, end)
                 self._tell_lost(lease, start, end)
-        if not lease.open_ranges():
-            self._leases.discard(lease)
 
 
 def _range(

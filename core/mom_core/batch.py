@@ -9,7 +9,8 @@ Layout of version 1, all integers little-endian::
      4      4   CRC32C of everything from byte 8 to the end
      8      4   length of the whole batch in bytes
     12      4   record count, 1 to 65,536
-    16      4   columns: bit 0 key_hash, 1 deliver_at, 2 expires_at, 3 priority, 4 dedup
+    16      4   columns: bit 0 key_hash, 1 deliver_at, 2 expires_at, 3 priority, 4 dedup,
+                5 group
     20      4   length of the records section in bytes, before compression
     24      8   producer id, 0 for none
     32      8   sequence of the batch at its producer and partition
@@ -22,6 +23,9 @@ Layout of version 1, all integers little-endian::
                   expires_at  u64   milliseconds since the Unix epoch, 0 for never
                   priority    u8    0 to 9
                   dedup       16 B  BLAKE2b-128 of the dedup_id, zeros without one
+                  group       u32   murmur2 of the header that the topic shares by (fair_by), 0
+                                    without it (a true 0 is stored as 1); there for every record
+                                    as soon as the producer knows of that setting
                 the records section: each record a MessagePack array of the fields of Message in
                 their order, where missing trailing fields have their defaults
 
@@ -44,6 +48,7 @@ from mom_core import limits
 from mom_core.errors import CorruptBatchError
 from mom_core.ids import message_id, message_ids
 from mom_core.message import Message
+from mom_core.partitioner import murmur2
 
 MAGIC: Final = b"MB"
 VERSION: Final = 1
@@ -58,15 +63,17 @@ COLUMN_DELIVER_AT: Final = 2
 COLUMN_EXPIRES_AT: Final = 4
 COLUMN_PRIORITY: Final = 8
 COLUMN_DEDUP: Final = 16
+COLUMN_GROUP: Final = 32
 _COLUMN_WIDTHS: Final = (
     (COLUMN_KEY_HASH, 4),
     (COLUMN_DELIVER_AT, 8),
     (COLUMN_EXPIRES_AT, 8),
     (COLUMN_PRIORITY, 1),
     (COLUMN_DEDUP, 16),
+    (COLUMN_GROUP, 4),
 )
 _COLUMN_FORMATS: Final = {1: "B", 4: "I", 8: "Q"}
-_COLUMNS_KNOWN: Final = 31
+_COLUMNS_KNOWN: Final = 63
 _NO_DEDUP: Final = bytes(16)
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -106,8 +113,8 @@ def columns_width(columns: int) -> int:
 class BatchBuilder:
     """Collects messages into one batch. Bounded by the caller, by ``count`` and ``size_bytes``."""
 
-    __slots__ = ("_columns", "_dedup", "_deliver", "_ends", "_expires", "_keys", "_priority",
-                 "_records")  # fmt: skip
+    __slots__ = ("_columns", "_dedup", "_deliver", "_ends", "_expires", "_groups", "_keys",
+                 "_priority", "_records")  # fmt: skip
 
     def __init__(self) -> None:
         self._records = bytearray()
@@ -117,6 +124,7 @@ class BatchBuilder:
         self._expires: list[int] = []
         self._priority = bytearray()
         self._dedup: list[bytes] = []
+        self._groups: list[int] = []
         self._columns = 0
 
     @property
@@ -129,8 +137,12 @@ class BatchBuilder:
         """Bytes of the records section so far."""
         return len(self._records)
 
-    def add(self, message: Message, key_hash: int | None) -> None:
-        """Append a message. ``key_hash`` is the 32-bit murmur2 of its key, None without a key."""
+    def add(self, message: Message, key_hash: int | None, group: int | None = None) -> None:
+        """Append a message. ``key_hash`` is the 32-bit murmur2 of its key, None without a key.
+
+        ``group`` is what :func:`group_of` says where the topic shares by a header, else None. It
+        is None for all messages of a batch or for none.
+        """
         records = self._records
         _encoder.encode_into(message, records, -1)
         self._ends.append(len(records))
@@ -139,8 +151,11 @@ class BatchBuilder:
             self._keys.append(key_hash or 1)
         else:
             self._keys.append(0)
+        if group is not None:
+            self._columns |= COLUMN_GROUP
+            self._groups.append(group)
         if (
-            self._columns & ~COLUMN_KEY_HASH
+            self._columns & ~(COLUMN_KEY_HASH | COLUMN_GROUP)
             or message.deliver_at_ms
             or message.expires_at_ms
             or message.priority
@@ -191,6 +206,9 @@ class BatchBuilder:
             parts.append(bytes(self._priority))
         if columns & COLUMN_DEDUP:
             parts.append(b"".join(self._dedup))
+        if columns & COLUMN_GROUP:
+            assert len(self._groups) == count, "a group for all messages of a batch or for none"
+            parts.append(struct.pack(f"<{count}I", *self._groups))
         return _assemble(
             b"".join(parts),
             bytes(self._records),
@@ -233,6 +251,12 @@ def _assemble(
 def dedup_hash(dedup_id: str) -> bytes:
     """The 16 bytes by which a dedup_id is remembered."""
     return blake2b(dedup_id.encode(), digest_size=16).digest()
+
+
+def group_of(message: Message, header: str) -> int:
+    """What stands in the column ``group`` for the value of a message's header."""
+    value = message.headers.get(header) if message.headers else None
+    return 0 if value is None else murmur2(value.encode()) or 1
 
 
 def parse_header(data: bytes) -> BatchHeader:
@@ -395,7 +419,7 @@ def key_hashes(header: BatchHeader, data: bytes) -> tuple[int, ...]:
 
 
 def column(header: BatchHeader, data: bytes, wanted: int) -> tuple[int, ...]:
-    """A number for each record from one of the columns but dedup; zeros when it is not there.
+    """A number for each record from any column but dedup; zeros when it is not there.
 
     ``data`` need not hold more than header and columns.
     """

@@ -150,3 +150,24 @@ HANDLER_BACKOFF_MS_MIN: Final = 10
 HANDLER_BACKOFF_MS_MAX: Final = 24 * 3600 * 1000
 # What a header of a parked message tells of the handler's error: a traceback's last lines fit.
 PARKED_ERROR_CHARACTERS_MAX: Final = 2_000
+
+# A queue's rate limit, messages a second. Below one an hour a pause says it better; above the
+# highest no node leases anyway.
+RATE_PER_S_MIN: Final = 1 / 3600
+RATE_PER_S_MAX: Final = 1_000_000.0
+# What a rate limit lets through at once after a quiet time: so much of a second's share, and one
+# message at the least. Short, so that whom the limit protects sees no burst.
+RATE_BUCKET_MS: Final = 100
+
+# How long a message waits for the one who was told of it and has yet to come for it, before others
+# are told: a few times the way there and back.
+PROMISE_MS: Final = 200
+
+# Bytes that the client of a stream of leases lets come ahead of its worker, over all nodes.
+STREAM_CREDIT_BYTES: Final = 8 * MIB
+
+# A subscription with messages and workers and without progress is shown as stalled after this, or
+# after its lease (the session of its members) where that is longer: a handler may take so long.
+STALLED_AFTER_MS: Final = 30_000
+# How often a node looks for such.
+STALL_LOOK_MS: Final = 1_000

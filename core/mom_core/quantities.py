@@ -1,7 +1,8 @@
 """Durations and sizes as people write them.
 
 A duration is ``168h``, ``30s``, ``1h30m``, ``1.5h`` or ``250ms`` (units w d h m s ms); a plain
-number is milliseconds. A size is ``10Gi``, ``512Ki``, ``1.5GiB`` (powers of 1024), ``10G``,
+number is milliseconds. A rate is ``100/s``, ``6000/m`` or ``10/h``; a plain number is so many a
+second. A size is ``10Gi``, ``512Ki``, ``1.5GiB`` (powers of 1024), ``10G``,
 ``10GB`` (powers of 1000) or a plain number of bytes. A fraction of the smallest unit is
 rounded up, as Kubernetes does.
 """
@@ -36,11 +37,13 @@ _SIZE_PREFIXES: Final = {
     "Ti": 1 << 40,
     "Pi": 1 << 50,
 }
+_RATE_UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600}
 # 15 digits before the point: every real quantity fits, and the arithmetic stays cheap and exact.
 _NUMBER: Final = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
 _DURATION_PART: Final = re.compile(rf"({_NUMBER})(ms|[wdhms])")
 _DURATION: Final = re.compile(rf"(?:{_NUMBER}(?:ms|[wdhms])){{1,6}}")
 _SIZE: Final = re.compile(rf"({_NUMBER})\s?(|[kKMGTP]|[KMGTP]i)B?")
+_RATE: Final = re.compile(rf"({_NUMBER})(?:/([smh]))?")
 _PLAIN: Final = re.compile(r"[0-9]{1,15}")
 
 
@@ -81,6 +84,32 @@ def parse_bytes(value: object, field: str = "size") -> int:
             field=field,
         )
     return _whole(Decimal(match[1]) * _SIZE_PREFIXES[match[2]])
+
+
+def parse_rate_per_s(value: object, field: str = "rate") -> float:
+    """Messages a second of a rate such as ``"100/s"`` or ``"6000/m"``, or of a plain number.
+
+    Raises InvalidArgumentError, naming ``field``, when it is neither.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    match = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise InvalidArgumentError(
+            f"{field} {_shown(value)} is not a rate: write a number with /s, /m or /h, such as "
+            "100/s or 6000/m, or a plain number of messages a second",
+            field=field,
+        )
+    return float(match[1]) / _RATE_UNITS_S[match[2] or "s"]
+
+
+def format_rate(rate_per_s: float) -> str:
+    """A rate in the first unit in which it is a whole number, such as ``100/s``."""
+    for unit, seconds in _RATE_UNITS_S.items():
+        count = rate_per_s * seconds
+        if count >= 1 and abs(count - round(count)) < 1e-9 * count:
+            return f"{round(count)}/{unit}"
+    return f"{rate_per_s:g}/s"
 
 
 def format_duration(duration_ms: int) -> str:

@@ -28,10 +28,17 @@ from mom_core import limits
 from mom_core.delivery.policy import Backoff, Ordering, Policy
 from mom_core.errors import ConflictError, ErrorCode, InvalidArgumentError, StoreError
 from mom_core.names import check_name, check_topic_id
-from mom_core.quantities import format_bytes, parse_bytes, parse_duration_ms
+from mom_core.quantities import (
+    format_bytes,
+    parse_bytes,
+    parse_duration_ms,
+    parse_rate_per_s,
+)
 
 FORMAT: Final = 1
 SECRET_BYTES: Final = 32
+FAIR_BY_KEY: Final = "key"
+_HEADER_PREFIX: Final = "header:"
 
 
 class TopicKind(StrEnum):
@@ -71,6 +78,10 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The longest wait. 0: no bound but the multiplier's."""
     message_ttl_ms: int = 0
     """How long after its arrival a message expires. 0: never by that."""
+    rate_per_s: float = 0.0
+    """How many messages a second are leased at the most, over all workers. 0: no limit."""
+    fair_by: str = FAIR_BY_KEY
+    """With fair ordering, what has a turn: ``key``, or ``header:NAME``, the value of a header."""
 
     @property
     def policy(self) -> Policy:
@@ -83,7 +94,13 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
             max_deliveries=self.max_deliveries if self.dead_letter else 0,
             expired_are_dead=self.dead_letter_expired,
             ttl_ms=self.message_ttl_ms,
+            groups_by_header=bool(self.fair_header),
         )
+
+    @property
+    def fair_header(self) -> str:
+        """The header whose values have turns; empty: it is not by a header."""
+        return self.fair_by.removeprefix(_HEADER_PREFIX) if self.fair_by != FAIR_BY_KEY else ""
 
 
 class TopicConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,6 +268,30 @@ def _multiplier(value: object, field: str) -> float:
     return float(value)
 
 
+def _rate(value: object, field: str) -> float:
+    rate_per_s = parse_rate_per_s(value, field)
+    lowest, highest = limits.RATE_PER_S_MIN, limits.RATE_PER_S_MAX
+    if rate_per_s and not lowest <= rate_per_s <= highest:
+        raise InvalidArgumentError(
+            f"{field} is {_shown(value)}; 1/h to {highest:.0f}/s, or 0 for no limit, is allowed",
+            field=field,
+        )
+    return rate_per_s
+
+
+def _fair_by(value: object, field: str) -> str:
+    if value == FAIR_BY_KEY:
+        return FAIR_BY_KEY
+    name = value.removeprefix(_HEADER_PREFIX) if isinstance(value, str) else ""
+    if name == value or not 0 < len(name.encode()) <= limits.HEADER_NAME_BYTES_MAX:
+        raise InvalidArgumentError(
+            f"{field} is {_shown(value)}; key, or header: and the name of a header of 1 to "
+            f"{limits.HEADER_NAME_BYTES_MAX} bytes, such as header:tenant, is allowed",
+            field=field,
+        )
+    return f"{_HEADER_PREFIX}{name}"
+
+
 def _flag(value: object, field: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidArgumentError(
@@ -291,9 +332,13 @@ _QUEUE_CHECKS: Final[dict[str, Check]] = {
     "message_ttl_ms": _duration(
         limits.MESSAGE_TTL_MS_MIN, limits.RETENTION_MS_MAX, zero="no expiry"
     ),
+    "rate_per_s": _rate,
+    "fair_by": _fair_by,
 }
+# Messages under way have their order by them.
+_QUEUE_IMMUTABLE: Final = ("ordering", "fair_by")
 _QUEUE_SETTINGS: Final = {
-    name: _Setting(getattr(_QUEUE_DEFAULTS, name), check, immutable=name == "ordering")
+    name: _Setting(getattr(_QUEUE_DEFAULTS, name), check, immutable=name in _QUEUE_IMMUTABLE)
     for name, check in _QUEUE_CHECKS.items()
 }
 
@@ -431,7 +476,35 @@ def _queue_of(values: Mapping[str, Any], name: str) -> QueueSettings:
             f"is {queue.retry_backoff_ms}; the longest wait can't be shorter than the first",
             field="retry_backoff_max_ms",
         )
+    if queue.fair_header and queue.ordering is not Ordering.FAIR:
+        raise InvalidArgumentError(
+            f"fair_by is {queue.fair_by!r}, but ordering is {queue.ordering.value}, which has no "
+            "turns to share by it; set ordering fair",
+            field="fair_by",
+        )
     return queue
+
+
+def fair_header(subscriptions: Iterable[SubscriptionConfig]) -> str:
+    """The header whose values take turns in a subscription of a topic; empty: there is none.
+
+    Producers fill the column ``group`` of their batches by it, so a topic has one at the most.
+    """
+    return next((one.queue.fair_header for one in subscriptions if one.queue.fair_header), "")
+
+
+def refuse_second_fair_header(
+    standing: Iterable[SubscriptionConfig], new: SubscriptionConfig
+) -> None:
+    """Raise ConflictError when subscriptions of a topic would take turns by different headers."""
+    wanted, taken = new.queue.fair_header, fair_header(standing)
+    if wanted and taken and wanted != taken:
+        raise ConflictError(
+            f"fair_by of {new.name!r} is header {wanted!r}, but a subscription of {new.topic!r} "
+            f"shares by header {taken!r} already, and producers note one header of each message "
+            "for it. Share by the same one, or by the key, or make a topic of its own",
+            field="fair_by",
+        )
 
 
 def new_subscription(

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from mom_core.errors import InvalidArgumentError
-from mom_core.quantities import parse_bytes, parse_duration_ms
+from mom_core.quantities import parse_bytes, parse_duration_ms, parse_rate_per_s
 
 GROUP: Final = "mom.dev"
 VERSION: Final = "v1alpha1"
@@ -269,6 +269,10 @@ class DeliverySpec(_Camel, frozen=True, kw_only=True):
     retry_backoff_multiplier: float | None = None
     retry_backoff_max: str | None = None
     message_ttl: str | None = None
+    rate: str | None = None
+    """Messages handed out at the most, such as ``100/s``."""
+    fair_by: str | None = None
+    """With fair ordering, what has a turn: ``key`` or ``header:NAME``. Can't change."""
 
     def delivery_settings(self) -> dict[str, object]:
         """What is managed, in the shown form of :mod:`mom_core.topics`."""
@@ -282,6 +286,8 @@ class DeliverySpec(_Camel, frozen=True, kw_only=True):
             retry_backoff_multiplier=self.retry_backoff_multiplier,
             retry_backoff_max_ms=_milliseconds(self.retry_backoff_max, "retryBackoffMax"),
             message_ttl_ms=_milliseconds(self.message_ttl, "messageTtl"),
+            rate_per_s=None if self.rate is None else parse_rate_per_s(self.rate, "rate"),
+            fair_by=self.fair_by,
         )
 
 

@@ -186,6 +186,11 @@ REFUSED_AT_CREATION = [
     (QUEUE, "spec.retryBackoffMultiplier", 0.5, "spec.retryBackoffMultiplier"),
     (QUEUE, "spec.messageTtl", "1ms", "must be from 100ms"),
     (QUEUE, "spec.deadLetter", "not a name", "spec.deadLetter"),
+    (QUEUE, "spec.rate", "fast", "spec.rate"),
+    (QUEUE, "spec.rate", "100/d", "spec.rate"),
+    (QUEUE, "spec.fairBy", "tenant", "spec.fairBy"),
+    (QUEUE, "spec.fairBy", "header:tenant", "needs ordering fair"),
+    (TOPIC, "spec.subscriptions.0.rate", "1/s", "are settings of queue mode"),
     (QUEUE, "spec.deadLetterExpired", True, "deadLetterExpired needs a deadLetter"),
     (TOPIC, "spec.subscriptions.0.deadLetter", "x", "are settings of queue mode"),
 ]
@@ -252,6 +257,9 @@ ALLOWED_CHANGES = [
     (TOPIC, "spec.retention", {"time": "0", "bytes": 10_000_000}),
     (TOPIC, "spec.subscriptions", []),
     (QUEUE, "spec.ackTimeout", "1h30m"),
+    (QUEUE, "spec.rate", "6000/m"),
+    (QUEUE, "spec.rate", "0"),
+    (QUEUE, "spec.fairBy", "key"),
 ]
 
 
@@ -266,6 +274,13 @@ def test_allowed_changes(
     _accept(api, base)
     response = api.apply(_changed(base, path, value), dryRun="All", fieldValidation="Strict")
     assert response.status_code == 200, response.text
+
+
+def test_what_has_turns_can_not_change(api: KubeApiServer) -> None:
+    fair = _changed(_changed(QUEUE, "spec.ordering", "fair"), "spec.fairBy", "header:tenant")
+    _accept(api, _changed(fair, "metadata.name", "fair"))
+    changed = _changed(_changed(fair, "metadata.name", "fair"), "spec.fairBy", "key")
+    assert "fairBy can't change" in _refusal(api.apply(changed, dryRun="All"))
 
 
 def test_scaling_goes_through_its_subresource(api: KubeApiServer) -> None:

@@ -105,6 +105,23 @@ def run_until_all_came(
     return lines, shares
 
 
+def test_how_a_queue_flows(dev: DevProcess) -> None:
+    flags = ("--ordering", "fair", "--fair-by", "header:tenant", "--rate", "6000/m")
+    dev.mom("queue", "create", "flowing", *flags)
+    described = dev.json("queue", "describe", "flowing")
+    assert (described["rate_per_s"], described["fair_by"]) == (100.0, "header:tenant")
+    shown = dev.mom("queue", "describe", "flowing").stdout.decode()
+    assert "100/s" in shown
+    assert "STALLED SINCE" in shown
+    altered = dev.mom("queue", "alter", "flowing", "--rate", "10/h").stdout.decode()
+    assert "rate 10/h" in altered
+    refused = dev.mom("queue", "alter", "flowing", "--rate", "fast", code=2).stderr.decode()
+    assert "such as 100/s" in refused
+    dev.mom("topic", "create", "flow-topic")
+    dev.mom("subscription", "create", "flow-topic", "work", "--mode", "queue", "--rate", "5/s")
+    assert "5/s" in dev.mom("subscription", "describe", "flow-topic", "work").stdout.decode()
+
+
 def test_two_workers_share_a_queue(dev: DevProcess, log_file: Path) -> None:
     expected = lines_of(log_file)
     dev.mom("queue", "create", "jobs", "--partitions", "2")

@@ -123,7 +123,8 @@ async def test_two_workers_share_a_queue(rest: httpx.AsyncClient) -> None:
     first, second = await asyncio.gather(work(), work())
     assert sorted(first + second) == list(range(count))
     queue = await ok(rest, "GET", "/v1/queues/jobs")
-    assert queue["messages"] == {"ready": 0, "delayed": 0, "leased": 0, "dead": 0}
+    counts = {name: queue["messages"][name] for name in ("ready", "delayed", "leased", "dead")}
+    assert counts == {"ready": 0, "delayed": 0, "leased": 0, "dead": 0}
 
 
 async def test_lines_of_a_stream_keep_their_order(rest: httpx.AsyncClient) -> None:
@@ -174,6 +175,27 @@ async def test_a_lease_ends_by_nack_release_and_time(rest: httpx.AsyncClient) ->
     reply = await ok(rest, "POST", f"{path}:ack", 207, json={"receipts": receipts})
     assert [one["status"] for one in reply["results"]] == [409, "ok"]
     assert reply["results"][0]["code"] == "lease_lost"
+
+
+async def test_how_a_queue_flows(rest: httpx.AsyncClient) -> None:
+    path = "/v1/queues/flowing"
+    wanted = {"ordering": "fair", "fair_by": "header:tenant", "rate_per_s": "6000/m"}
+    made = await ok(rest, "PUT", path, 201, json=wanted)
+    assert (made["rate_per_s"], made["fair_by"]) == (100.0, "header:tenant")
+    altered = await ok(rest, "PATCH", path, json={"rate_per_s": "1/h"})
+    assert altered["rate_per_s"] == pytest.approx(1 / 3_600)
+    refused = await ok(rest, "PATCH", path, 400, json={"rate_per_s": "fast"})
+    assert refused["field"] == "rate_per_s"
+    assert "such as 100/s" in refused["detail"]
+    messages = [{"value": tenant, "headers": {"tenant": tenant}} for tenant in "aab"]
+    await ok(rest, "PATCH", path, json={"rate_per_s": 0})
+    await ok(rest, "POST", f"{path}/messages", json={"messages": messages})
+    got = await ok(rest, "POST", f"{path}/messages:receive", json={"max": 2, "wait_ms": 20_000})
+    assert sorted(one["value"] for one in got["messages"]) == ["a", "b"]
+    (partition,) = (await ok(rest, "GET", f"{path}/partitions"))["partitions"]
+    (counts,) = partition["subscriptions"]
+    assert (counts["leased"], counts["workers"], counts["stalled_since_ms"]) == (2, 0, 0)
+    assert (await ok(rest, "GET", path))["messages"]["stalled_since_ms"] == 0
 
 
 async def test_messages_wish_and_what_contradicts_itself_is_named(

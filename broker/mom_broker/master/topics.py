@@ -241,6 +241,7 @@ class TopicAdmin:
                 topics.refuse_differences(existing, new, wanted)
                 return (), (existing, False)
             self._check_takes_subscription(topic, new, len(standing))
+            topics.refuse_second_fair_header(standing.values(), new)
             dead_letters = self._dead_letters(topic, new.queue, limit_bytes)
             return [_subscription_write(topic, new, 0), *dead_letters], (new, True)
 

@@ -15,11 +15,13 @@ from mom_broker.node.log_service import LogService
 from mom_broker.node.metrics import NodeMetrics
 from mom_broker.node.ownership import Ownership
 from mom_broker.node.placed import PlacedPartitions
+from mom_broker.node.receive_stream import ReceiveStreams
 from mom_broker.node.registration import Registration
 from mom_broker.node.retention import Retention
 from mom_broker.node.service import BrokerService
 from mom_broker.node.settings import NodeSettings
 from mom_broker.node.signal import WaitingRoom
+from mom_broker.node.stalls import StallWatch
 from mom_broker.node.subscription_service import SubscriptionService
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.peers import GrpcTransport
@@ -73,15 +75,18 @@ class Node:
         )
         logs = LogService(placed, self._room, metrics)
         self.ownership.dead_letters = DeadLetterTarget(self._view, logs)
+        subscriptions = SubscriptionService(placed, self._room, metrics, store)
         self._service = BrokerService(
             settings.node_id,
             self._view,
             self._authenticator,
             logs,
-            SubscriptionService(placed, self._room, metrics, store),
+            subscriptions,
+            ReceiveStreams(subscriptions, placed, self._room),
         )
         broker_pb2_grpc.add_BrokerServicer_to_server(self._service, self._server.grpc)
         self._retention = Retention(self.ownership, store, clock)
+        self._stalls = StallWatch(self.ownership, self._view, store, clock)
         self._registration: Registration | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.address = settings.advertise or settings.listen
@@ -99,7 +104,12 @@ class Node:
             "Openings of a partition whose newest messages the store may have lost.",
             lambda: self.ownership.tails_lost,
         )
-        metrics.gauge("waiting_calls", "Long polls waiting.", lambda: self._room.count)
+        metrics.gauge("waiting_calls", "Long polls and streams waiting.", lambda: self._room.count)
+        metrics.gauge(
+            "stalled_subscriptions",
+            "Subscriptions with messages and workers and without progress.",
+            lambda: len(self._stalls.stalled),
+        )
         metrics.gauge(
             "pending_bytes", "Bytes waiting for the store.", lambda: self.ownership.budget.bytes
         )
@@ -143,6 +153,7 @@ class Node:
         self._tasks = [
             asyncio.create_task(self._registration.run(), name="registration"),
             asyncio.create_task(self._retention.run(), name="retention"),
+            asyncio.create_task(self._stalls.run(), name="stalls"),
         ]
         _log.info("node %s serves at %s", self.settings.node_id, self.address)
 

@@ -10,7 +10,7 @@ from mom_broker.rpc.errors import from_proto
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core.errors import MomError
 from mom_core.names import PartitionId
-from mom_core.topics import TopicConfig
+from mom_core.topics import TopicConfig, fair_header
 from mom_proto.v1 import broker_pb2, types_pb2
 
 
@@ -24,6 +24,10 @@ class DeadLetterTarget:
     def topic(self, name: str) -> TopicConfig | None:
         """A topic or queue; None when there is none."""
         return self._view.topics.get(name)
+
+    def fair_header(self, topic: TopicConfig) -> str:
+        """The header by which a subscription of it takes turns; empty: none does."""
+        return fair_header(self._view.subscriptions.get(topic.topic_id, {}).values())
 
     async def append(
         self, partition: PartitionId, batches: Sequence[bytes]

@@ -50,6 +50,9 @@ class Target(Protocol):
     def topic(self, name: str) -> TopicConfig | None:
         """A topic or queue; None when there is none."""
 
+    def fair_header(self, topic: TopicConfig) -> str:
+        """The header by which a subscription of it takes turns; empty: none does."""
+
     async def append(
         self, partition: PartitionId, batches: Sequence[bytes]
     ) -> list[MomError | None]:
@@ -131,7 +134,7 @@ class DeadLetters:
         # What died must have died for the next owner, too, and under the same number.
         self._journal(self._delivery.address_dead(topic.topic_id))
         await self._durable()
-        sent, batches = await self._next_copies()
+        sent, batches = await self._next_copies(self._target.fair_header(topic))
         if not sent:
             return
         results = await self._target.append(PartitionId(topic.topic_id, 0), batches)
@@ -140,7 +143,7 @@ class DeadLetters:
                 raise error
             self._journal(self._delivery.dead_sent(one.number + 1))
 
-    async def _next_copies(self) -> tuple[list[DeadMessage], list[bytes]]:
+    async def _next_copies(self, fair_header: str) -> tuple[list[DeadMessage], list[bytes]]:
         """The next few with numbers in a row, as batches; what retention removed is skipped."""
         sent: list[DeadMessage] = []
         batches: list[bytes] = []
@@ -153,11 +156,11 @@ class DeadLetters:
                 self._journal(self._delivery.skip(one.offset, one.offset + 1))
                 break
             sent.append(one)
-            batches.append(self._copy(one, message))
+            batches.append(self._copy(one, message, fair_header))
             number += 1
         return sent, batches
 
-    def _copy(self, one: DeadMessage, message: Message) -> bytes:
+    def _copy(self, one: DeadMessage, message: Message, fair_header: str) -> bytes:
         origin = self._origin
         facts = {
             "reason": _REASONS[one.reason],
@@ -171,17 +174,19 @@ class DeadLetters:
         }
         headers = dict(message.headers or {})
         headers |= {HEADER_PREFIX + name: str(value) for name, value in facts.items()}
+        copy = Message(
+            message.value,
+            message.key,
+            headers,
+            message.content_type,
+            message.timestamp_ms,
+            message.id,
+        )
         builder = codec.BatchBuilder()
         builder.add(
-            Message(
-                message.value,
-                message.key,
-                headers,
-                message.content_type,
-                message.timestamp_ms,
-                message.id,
-            ),
+            copy,
             None if message.key is None else murmur2(message.key),
+            codec.group_of(copy, fair_header) if fair_header else None,
         )
         address = self._delivery.dead_address
         producer_id = _producer_id(origin, address)

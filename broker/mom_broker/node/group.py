@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mom_core.group import NOT_COMMITTED, Change, GroupState, GroupView
 from mom_core.topics import SubscriptionConfig
+from mom_core.watchdog import Watchdog
 
 Journal = Callable[[Sequence[Change]], "asyncio.Future[None]"]
 
@@ -18,6 +19,11 @@ class GroupCoordinator:
         self.state = state
         self._journal = journal
         self._now_ms = now_ms
+        self.stalled_since_ms: dict[int, int] = {}
+        """Partitions that stood still at the last look, and since when: milliseconds since the Unix
+        epoch."""
+        self._watchdogs: dict[int, tuple[Watchdog, int]] = {}
+        """Of each partition that is held, with the offset that was committed at the last look."""
 
     async def acquire(self, member_id: str, session_ms: int) -> GroupView:
         """Join or stay in the group, and take what can be taken."""
@@ -48,6 +54,32 @@ class GroupCoordinator:
         for partition, offset in offsets:
             self.state.seek(partition, offset, force=force)
         await self._durable()
+
+    def held_partitions(self) -> list[int]:
+        """Those that a member has."""
+        leases = map(self.state.lease, range(self.state.partition_count))
+        return [index for index, lease in enumerate(leases) if lease.holder is not None]
+
+    def look_for_stalls(
+        self, config: SubscriptionConfig, ends: Mapping[int, int], bound_ms: int
+    ) -> None:
+        """Note the partitions that have messages and a member, and for so long no commit.
+
+        ``ends``: of each held partition, the offset after its last message.
+        """
+        now_ms = self._now_ms()
+        watchdogs: dict[int, tuple[Watchdog, int]] = {}
+        stalled: dict[int, int] = {}
+        for index, end in ends.items():
+            committed = read_from(config, index, self.state.lease(index).committed)
+            watchdog, before = self._watchdogs.get(index, (Watchdog(), committed))
+            if committed != before:
+                watchdog.progress()
+            since_ms = watchdog.look(committed < end, now_ms, bound_ms)
+            if since_ms:
+                stalled[index] = since_ms
+            watchdogs[index] = (watchdog, committed)
+        self._watchdogs, self.stalled_since_ms = watchdogs, stalled
 
     def grow(self, partitions: int) -> None:
         """Follow the topic to more partitions."""

@@ -22,6 +22,8 @@ import msgspec
 from mom_broker.node.cache import BatchCache
 from mom_broker.node.dead_letters import Target
 from mom_broker.node.partition import Partition, PendingBudget
+from mom_broker.node.rates import QueueRates
+from mom_broker.node.signal import Signal
 from mom_broker.node.subscriptions import Subscriptions
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core import catalog
@@ -71,6 +73,8 @@ class Ownership:
     ) -> None:
         self.owned: dict[PartitionId, OwnedPartition] = {}
         self.budget = PendingBudget()
+        self.changed = Signal()
+        """Wakes everyone who waits when partitions came or went."""
         self.dead_letters: Target
         """Where messages that can't be handled are sent; set before the start."""
         self.tails_lost = 0
@@ -81,6 +85,7 @@ class Ownership:
         self._cache = cache
         self._clock = clock
         self._random = random
+        self._rates = QueueRates(store.now_ms)
         self._opening: dict[PartitionId, asyncio.Task[None]] = {}
         self._errors: dict[PartitionId, MomError] = {}
         self._slots = asyncio.Semaphore(OPENING_AT_ONCE)
@@ -199,6 +204,7 @@ class Ownership:
         )
 
     def _wake(self) -> None:
+        self.changed.wake_all()
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -248,6 +254,7 @@ class Ownership:
             random=self._random,
             index=partition.index,
             dead_letters=self.dead_letters,
+            rates=self._rates,
         )
         log = Partition(
             partition,

@@ -7,11 +7,13 @@ was decided in the order it was decided, and lets nothing out before it is durab
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from mom_broker.node.dead_letters import DeadLetters
 from mom_broker.node.partition import Arrived, Partition
+from mom_broker.node.rates import QueueRate
 from mom_broker.node.signal import Signal
 from mom_core import batch as codec
 from mom_core.delivery import (
@@ -27,8 +29,10 @@ from mom_core.delivery import (
     runs_of_batch,
 )
 from mom_core.errors import MomError
+from mom_core.limits import PROMISE_MS
 from mom_core.message import Message
 from mom_core.ports import BatchHead, StoredBatch
+from mom_core.watchdog import Watchdog
 
 Journal = Callable[[Sequence[Change]], "asyncio.Future[None]"]
 
@@ -48,6 +52,27 @@ class LeasedSlice(NamedTuple):
     deliveries: int
 
 
+class Promise:
+    """A message is kept for one who was told of it, until that one has come, or for PROMISE_MS."""
+
+    def __init__(self, reader: QueueReader) -> None:
+        self._reader = reader
+        reader.ready.promised += 1
+        self._timer = asyncio.get_running_loop().call_later(PROMISE_MS / 1000, self._lapse)
+        self.kept = True
+
+    def end(self) -> None:
+        """The one came. It looks by itself, so nobody is woken."""
+        if self.kept:
+            self.kept = False
+            self._timer.cancel()
+            self._reader.ready.promised -= 1
+
+    def _lapse(self) -> None:
+        self.end()
+        self._reader.wake()
+
+
 class QueueReader:
     """Receives and settles for one subscription of one partition."""
 
@@ -59,11 +84,22 @@ class QueueReader:
         journal: Journal,
         now_ms: Callable[[], int],
         new_lease_id: Callable[[], int],
+        rate: QueueRate,
+        is_new: bool = False,
     ) -> None:
+        """``is_new``: nothing of it was ever leased."""
         self._partition = partition
         self.delivery = delivery
         self.ready = Signal()
         """Wakes one waiting receive at a time."""
+        self.rate = rate
+        self.is_new = is_new
+        self._promises: deque[Promise] = deque()
+        self.streams = 0
+        """Workers that have a stream to it."""
+        self.stalled_since_ms = 0
+        """What the last look said: see :meth:`look_for_stall`."""
+        self._watchdog = Watchdog()
         self._write = journal
         self._now_ms = now_ms
         self._new_lease_id = new_lease_id
@@ -139,20 +175,62 @@ class QueueReader:
     def close(self) -> None:
         """The subscription or the ownership ended: nothing more happens by itself."""
         self._disarm()
+        self.rate.leave(self)
         if self._catching_up is not None:
             self._catching_up.cancel()
         if self.dead_letters is not None:
             self.dead_letters.close()
         self.ready.wake_all()
 
+    def tell(self) -> Promise:
+        """A message is kept for one who is told of it now, and will come."""
+        return Promise(self)
+
+    def tell_peek(self) -> None:
+        """As :meth:`tell`, for one whose coming is not known from another's: the next counts."""
+        self._promises.append(Promise(self))
+
+    def come(self) -> None:
+        """Somebody came who may have been told."""
+        while self._promises:
+            promise = self._promises.popleft()
+            if promise.kept:
+                promise.end()
+                return
+
+    def has_more_ready(self) -> bool:
+        """Whether a receive now would get something that nobody was woken for or told of."""
+        return self.ready_at_most() > self.ready.promised and self.has_ready()
+
+    def has_ready_for_newcomers(self) -> bool:
+        """Whether there is something for one who stands behind all that wait."""
+        ahead = self.ready.promised + len(self.ready)
+        return self.ready_at_most() > ahead and self.has_ready()
+
     def has_ready(self) -> bool:
         """Whether a receive now would get something."""
         self._expire()
-        return self.delivery.has_ready(self._now_ms())
+        return self.rate.allows != 0 and self.delivery.has_ready(self._now_ms())
 
     def ready_at_most(self) -> int:
         """A quick upper bound of what a receive now would get."""
-        return self.delivery.ready_at_most()
+        ready, allowed = self.delivery.ready_at_most(), self.rate.allows
+        return ready if allowed is None else min(ready, allowed)
+
+    @property
+    def partition_index(self) -> int:
+        """Which partition of its topic."""
+        return self._partition.id.index
+
+    @property
+    def workers(self) -> int:
+        """Workers that have a stream to it or wait at it."""
+        return max(self.streams, len(self.ready))
+
+    def look_for_stall(self, bound_ms: int) -> None:
+        """Note whether there are messages and workers, and for so long nothing happened."""
+        could_work = self.has_ready() and bool(self.workers or self.counts().leased)
+        self.stalled_since_ms = self._watchdog.look(could_work, self._now_ms(), bound_ms)
 
     def outstanding(self, offset: int, messages_max: int) -> list[Outstanding]:
         """What is not settled from an offset on, in order."""
@@ -164,17 +242,18 @@ class QueueReader:
         self._expire()
         return self.delivery.counts(self._now_ms())
 
-    def wake(self) -> None:
+    def wake(self) -> bool:
         """Wake a waiting receive if there is something for it, else see to it that time does."""
         if self._partition.lost is not None:
             self.close()
-            return
-        if len(self.ready) and self.has_ready():
-            self.ready.wake_one()
+            return False
+        woken = bool(len(self.ready)) and self.has_more_ready() and self.ready.wake_one()
         self.arm()
+        return woken
 
     def arm(self) -> None:
         """See to what time alone changes: leases that end, delays and messages that are over."""
+        self.rate.arm()
         due_ms = self.delivery.next_event_ms()
         if due_ms is None or (self._armed is not None and self._armed_ms <= due_ms):
             return
@@ -194,23 +273,35 @@ class QueueReader:
         self.wake()
         self.arm()
 
-    async def receive(self, messages_max: int, bytes_max: int, lease_ms: int) -> list[LeasedSlice]:
-        """Lease what is ready, up to the bounds; empty when nothing is. Durable on return.
+    def lease(self, messages_max: int, lease_ms: int) -> Leased | None:
+        """Lease what is ready; None when nothing is. :meth:`slices` gives the messages.
 
         Raises OverloadedError when too many are leased, or what ended the ownership.
         """
         self._expire()
         self._skip_what_is_gone()
-        now_ms = self._now_ms()
+        allowed = self.rate.allows
         leased = self.delivery.lease(
             self._new_lease_id(),
-            messages_max=messages_max,
+            messages_max=messages_max if allowed is None else min(messages_max, allowed),
             lease_ms=lease_ms,
-            now_ms=now_ms,
+            now_ms=self._now_ms(),
         )
         if leased is None:
-            return []
-        durable = self._journal([leased])
+            return None
+        self.rate.take(sum(one.end - one.first for one in leased.ranges))
+        self._watchdog.progress()
+        self._journal([leased])
+        self.wake()  # What is left is for the next in line.
+        return leased
+
+    async def slices(self, leased: Leased, bytes_max: int) -> list[LeasedSlice]:
+        """The messages of a lease that fit, durably leased; the others wait again.
+
+        Raises what ended the ownership.
+        """
+        durable = self._journalled
+        assert durable is not None, "a lease is journalled"
         try:
             slices, rest = await self._bodies(leased, bytes_max)
             self._release(leased.lease_id, rest)
@@ -221,6 +312,11 @@ class QueueReader:
             raise
         self.wake()
         return slices
+
+    def take_back(self, one: LeasedSlice) -> None:
+        """What was leased was never sent."""
+        count = codec.parse_header(one.data).count
+        self._release(one.lease_id, [(one.base_offset, one.base_offset + count)])
 
     async def _bodies(
         self, leased: Leased, bytes_max: int
@@ -268,9 +364,10 @@ class QueueReader:
         changes: list[Change] = []
         now_ms = self._now_ms()
         for first, end in ranges:
-            _, made = self.delivery.settle(
+            outcomes, made = self.delivery.settle(
                 SettleAction.RELEASE, lease_id, first, end, now_ms=now_ms
             )
+            self.rate.give_back(_succeeded(outcomes))
             changes += made
         if changes and self._partition.lost is None:
             self._journal(changes)
@@ -286,6 +383,10 @@ class QueueReader:
         )
         if not changes:
             return outcomes, None
+        if action is SettleAction.RELEASE:
+            self.rate.give_back(_succeeded(outcomes))
+        if action is not SettleAction.EXTEND:
+            self._watchdog.progress()
         durable = self._journal(changes)
         self.wake()
         return outcomes, durable
@@ -318,11 +419,15 @@ class QueueReader:
             self._journal(changes)
 
 
+def _succeeded(outcomes: Sequence[SettleOutcome]) -> int:
+    return sum(one.end - one.first for one in outcomes if one.error is None)
+
+
 async def catch_up(
     log: Partition,
     deliveries: Sequence[Delivery],
     now_ms: Callable[[], int],
-    on_progress: Callable[[], None] = lambda: None,
+    on_progress: Callable[[], object] = lambda: None,
 ) -> None:
     """Let delivery states take in the log up to its high watermark. Raises StoreError."""
     while log.lost is None:

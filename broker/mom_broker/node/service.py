@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from mom_broker.node.log_service import LogService
+from mom_broker.node.receive_stream import ReceiveStreams
 from mom_broker.node.subscription_service import SubscriptionService
 from mom_broker.routing.watch import RoutingWatch
 from mom_broker.rpc.auth import Authenticator
@@ -32,11 +33,13 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         authenticator: Authenticator,
         logs: LogService,
         subscriptions: SubscriptionService,
+        streams: ReceiveStreams,
     ) -> None:
         self._node_id = node_id
         self._authenticator = authenticator
         self._logs = logs
         self._subscriptions = subscriptions
+        self._streams = streams
         self._watch = RoutingWatch(view)
 
     def stop(self) -> None:
@@ -85,6 +88,18 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
     ) -> broker_pb2.ReceiveResponse:
         """See the proto."""
         return await self._subscriptions.receive(self._who(context), request)
+
+    async def ReceiveStream(
+        self, request_iterator: AsyncIterator[broker_pb2.ReceiveStreamRequest], context: Context
+    ) -> AsyncIterator[broker_pb2.ReceiveStreamResponse]:
+        """See the proto."""
+        async with aclosing(
+            self._streams.receive(self._who(context), request_iterator)  # type: ignore[type-var]
+        ) as responses:
+            async for response in responses:
+                # A stream lasts longer than its token may be good.
+                self._who(context)
+                yield response
 
     async def Settle(
         self, request: broker_pb2.SettleRequest, context: Context

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, Final
 
 from mom_broker.node.group import GroupCoordinator, read_from
 from mom_broker.node.metrics import NodeMetrics
@@ -16,7 +16,7 @@ from mom_broker.rpc.errors import to_proto
 from mom_broker.rpc.messages import MODES
 from mom_core import batch as codec
 from mom_core.access import Action, Identity
-from mom_core.delivery import SettleAction, SettleOutcome
+from mom_core.delivery import Leased, SettleAction, SettleOutcome
 from mom_core.errors import (
     ErrorCode,
     InvalidArgumentError,
@@ -79,9 +79,10 @@ class SubscriptionService:
         self._store = store
         self._turn = 0
 
-    async def _subscription(
+    async def subscription(
         self, identity: Identity, topic_id: bytes, name: str, mode: SubscriptionMode
     ) -> tuple[TopicConfig, SubscriptionConfig]:
+        """What a call names. Raises NotFoundError, ForbiddenError, InvalidArgumentError."""
         topic = await self._partitions.topic(identity, Action.READ, topic_id)
         subscription = await self._partitions.subscription(topic, name)
         if subscription.mode is not mode:
@@ -98,33 +99,38 @@ class SubscriptionService:
         self, identity: Identity, request: broker_pb2.ReceiveRequest
     ) -> broker_pb2.ReceiveResponse:
         """Lease messages from the partitions that this node owns, waiting for the first one."""
-        topic, subscription = await self._subscription(
+        topic, subscription = await self.subscription(
             identity, request.topic_id, request.subscription, SubscriptionMode.QUEUE
         )
-        lease_ms = _lease_ms(request.lease_ms or subscription.queue.lease_ms)
+        lease_ms = checked_lease_ms(request.lease_ms or subscription.queue.lease_ms)
         messages_max = min(request.max_messages, RECEIVE_MESSAGES_MAX)
         bytes_max = min(request.max_bytes or FETCH_BYTES_DEFAULT, FETCH_BYTES_MAX)
         deadline_ms = self._partitions.clock.monotonic_ms() + min(request.wait_ms, WAIT_MS_MAX)
+        turn: int | None = None
         while True:
-            readers = await self._readers(topic, subscription.name, request)
+            readers = await self.readers(topic, subscription.name, request)
             if isinstance(readers, Remote):
                 return await self._forward_receive(readers.address, request)
             if messages_max == 0:
                 slices: list[LeasedSlice] = []
-                found = any(reader.has_ready() for reader in readers)
-                # A peek takes nothing, so whoever waits behind it must look too.
-                self._wake(readers)
+                found = self._peek(readers)
             else:
-                slices = await self._lease(readers, messages_max, bytes_max, lease_ms)
+                for one in readers:
+                    one.come()
+                leasing = self.lease(
+                    readers, messages_max, bytes_max, lease_ms, is_new=turn is None
+                )
+                slices = await leasing if leasing is not None else []
                 found = bool(slices)
             left_ms = deadline_ms - self._partitions.clock.monotonic_ms()
             if found or left_ms <= 0 or self._room.closed:
-                return self._leased(request.topic_id, slices, readers, lease_ms)
+                return self.leased(request.topic_id, slices, readers, lease_ms)
             for one in readers:
-                one.arm()
-            await self._room.wait([one.ready for one in readers], left_ms)
+                one.wake()
+            turn = turn or self._room.turn()
+            await self._room.wait([one.ready for one in readers], left_ms, turn)
 
-    async def _readers(
+    async def readers(
         self, topic: TopicConfig, name: str, request: broker_pb2.ReceiveRequest
     ) -> list[QueueReader] | Remote:
         """The readers here, in turn; or the node that has the first of the partitions."""
@@ -158,43 +164,57 @@ class SubscriptionService:
             raise NotFoundError(f"subscription {name!r} was deleted", field="subscription")
         return reader
 
-    async def _lease(
-        self, readers: Sequence[QueueReader], messages_max: int, bytes_max: int, lease_ms: int
-    ) -> list[LeasedSlice]:
-        chosen: list[tuple[QueueReader, int]] = []
+    def lease(
+        self,
+        readers: Sequence[QueueReader],
+        messages_max: int,
+        bytes_max: int,
+        lease_ms: int,
+        *,
+        is_new: bool,
+    ) -> Coroutine[Any, Any, list[LeasedSlice]] | None:
+        """Lease what is ready now, up to the bounds; what is returned gives the messages.
+
+        ``is_new``: who asks has not waited in line for it. Raises OverloadedError when too many are
+        leased, or what ended an ownership.
+        """
+        chosen: list[tuple[QueueReader, Leased]] = []
+        error: MomError | None = None
         room = messages_max
         for reader in readers:
-            if room > 0 and reader.has_ready():
-                share = min(room, reader.ready_at_most())
-                chosen.append((reader, share))
-                room -= share
-        if not chosen:
-            return []
-        if len(chosen) == 1:
-            reader, share = chosen[0]
-            return await reader.receive(share, bytes_max, lease_ms)
-        share_bytes = min(bytes_max, max(bytes_max // len(chosen), _ROOM_BYTES_MIN))
-        results = await asyncio.gather(
-            *(reader.receive(share, share_bytes, lease_ms) for reader, share in chosen),
-            return_exceptions=True,
-        )
-        slices = [one for result in results if isinstance(result, list) for one in result]
-        errors = [one for one in results if isinstance(one, BaseException)]
-        if errors and not slices:
-            raise errors[0]
-        return slices
+            ready = reader.has_ready_for_newcomers() if is_new else reader.has_ready()
+            if room <= 0 or not ready:
+                continue
+            try:
+                leased = reader.lease(room, lease_ms)
+            except MomError as failure:
+                error = failure
+                continue
+            if leased is not None:
+                chosen.append((reader, leased))
+                room -= sum(one.end - one.first for one in leased.ranges)
+        if error is not None and not chosen:
+            raise error
+        return _slices(chosen, bytes_max) if chosen else None
 
-    def _wake(self, readers: Iterable[QueueReader]) -> None:
+    def _peek(self, readers: Iterable[QueueReader]) -> bool:
+        """Whether anything is ready. One message is then kept for who asks, and comes for it."""
+        ready = next((one for one in readers if one.has_more_ready()), None)
+        if ready is not None:
+            ready.tell_peek()
+        # A peek takes nothing, so whoever waits behind it must look too.
         for reader in readers:
             reader.wake()
+        return ready is not None
 
-    def _leased(
+    def leased(
         self,
         topic_id: bytes,
         slices: Sequence[LeasedSlice],
         readers: Sequence[QueueReader],
         lease_ms: int,
     ) -> broker_pb2.ReceiveResponse:
+        """What was leased, as it travels."""
         self._metrics.leased_messages.inc(
             sum(int.from_bytes(one.data[12:16], "little") for one in slices)
         )
@@ -240,7 +260,7 @@ class SubscriptionService:
                 f"{len(request.ranges)} ranges; at most {SETTLE_RANGES_MAX} are allowed",
                 field="ranges",
             )
-        _, subscription = await self._subscription(
+        _, subscription = await self.subscription(
             identity, request.topic_id, request.subscription, SubscriptionMode.QUEUE
         )
         results: list[broker_pb2.SettleResult] = [broker_pb2.SettleResult() for _ in request.ranges]
@@ -344,7 +364,7 @@ class SubscriptionService:
         self, identity: Identity, request: broker_pb2.BrowseRequest
     ) -> broker_pb2.BrowseResponse:
         """Show messages of one partition that are not settled, disturbing nothing."""
-        _, subscription = await self._subscription(
+        _, subscription = await self.subscription(
             identity, request.topic_id, request.subscription, SubscriptionMode.QUEUE
         )
         placed = await self._partitions.place(
@@ -394,7 +414,7 @@ class SubscriptionService:
         | broker_pb2.ReleasePartitionsRequest
         | broker_pb2.SeekSubscriptionRequest,
     ) -> tuple[TopicConfig, SubscriptionConfig, GroupCoordinator | Remote]:
-        topic, subscription = await self._subscription(
+        topic, subscription = await self.subscription(
             identity, request.topic_id, request.subscription, SubscriptionMode.STREAM
         )
         placed = await self._partitions.place(
@@ -554,7 +574,26 @@ class SubscriptionService:
                 committed_offset=read_from(configs[name], index, lease.committed),
                 member_id=lease.holder or "",
                 members=len(one.state.members),
+                stalled_since_ms=one.stalled_since_ms.get(index, 0),
             )
+
+
+async def _slices(
+    chosen: Sequence[tuple[QueueReader, Leased]], bytes_max: int
+) -> list[LeasedSlice]:
+    if len(chosen) == 1:
+        reader, leased = chosen[0]
+        return await reader.slices(leased, bytes_max)
+    share_bytes = min(bytes_max, max(bytes_max // len(chosen), _ROOM_BYTES_MIN))
+    results = await asyncio.gather(
+        *(reader.slices(leased, share_bytes) for reader, leased in chosen),
+        return_exceptions=True,
+    )
+    slices = [one for result in results if isinstance(result, list) for one in result]
+    errors = [one for one in results if isinstance(one, BaseException)]
+    if errors and not slices:
+        raise errors[0]
+    return slices
 
 
 def _description(owned: OwnedPartition, node_id: str) -> broker_pb2.PartitionDescription:
@@ -576,6 +615,8 @@ def _description(owned: OwnedPartition, node_id: str) -> broker_pb2.PartitionDes
             delayed=counts.delayed,
             leased=counts.leased,
             dead=counts.dead,
+            workers=reader.workers,
+            stalled_since_ms=reader.stalled_since_ms,
         )
     return description
 
@@ -591,7 +632,8 @@ def _wanted(topic: TopicConfig, asked: Sequence[int]) -> list[int]:
     return list(asked) or list(range(topic.partitions))
 
 
-def _lease_ms(lease_ms: int) -> int:
+def checked_lease_ms(lease_ms: int) -> int:
+    """The length of a lease. Raises InvalidArgumentError when it is out of bounds."""
     if not LEASE_MS_MIN <= lease_ms <= LEASE_MS_MAX:
         raise InvalidArgumentError(
             f"lease_ms is {lease_ms}; {LEASE_MS_MIN} to {LEASE_MS_MAX} is allowed",
@@ -602,7 +644,7 @@ def _lease_ms(lease_ms: int) -> int:
 
 def _check_delay(action: SettleAction, delay_ms: int) -> None:
     if action is SettleAction.EXTEND:
-        _lease_ms(delay_ms)
+        checked_lease_ms(delay_ms)
     elif delay_ms > SETTLE_DELAY_MS_MAX:
         raise InvalidArgumentError(
             f"delay_ms is {delay_ms}; 0 to {SETTLE_DELAY_MS_MAX} is allowed", field="delay_ms"

@@ -21,6 +21,7 @@ from mom_broker.node.dead_letters import DeadLetters, Origin, Target
 from mom_broker.node.group import GroupCoordinator
 from mom_broker.node.partition import Arrived, Partition
 from mom_broker.node.queue import QueueReader, catch_up
+from mom_broker.node.rates import QueueRates
 from mom_core import delivery, group
 from mom_core.delivery import Delivery, Policy
 from mom_core.errors import ErrorCode, StoreError
@@ -101,6 +102,7 @@ class Subscriptions:
         random: Random,
         index: int,
         dead_letters: Target,
+        rates: QueueRates,
     ) -> None:
         self.readers: dict[str, QueueReader] = {}
         self.groups: dict[str, GroupCoordinator] = {}
@@ -108,6 +110,7 @@ class Subscriptions:
         self._clock = clock
         self._random = random
         self._dead_letters = dead_letters
+        self._rates = rates
         self._index = index
         self._created: dict[str, int] = {}
         self._partition: Partition | None = None
@@ -224,7 +227,7 @@ class Subscriptions:
             start = starts[self._index] if self._index < len(starts) else 0
             self._created[config.name] = config.created_at_ms
             self._record(config.name, EntryKind.QUEUE_STARTED, start)
-            self._add_reader(config.name, Delivery(start, policy_of(config)))
+            self._add_reader(config.name, Delivery(start, policy_of(config)), is_new=True)
         elif self._index == 0:
             partitions = self._partition.config.partitions
             self._created[config.name] = config.created_at_ms
@@ -239,7 +242,7 @@ class Subscriptions:
             reader.close()
         self.groups.pop(name, None)
 
-    def _add_reader(self, name: str, state: Delivery) -> None:
+    def _add_reader(self, name: str, state: Delivery, *, is_new: bool = False) -> None:
         assert self._partition is not None, "restored before a reader is added"
 
         def journal(changes: Sequence[delivery.Change]) -> asyncio.Future[None]:
@@ -251,6 +254,8 @@ class Subscriptions:
             journal=journal,
             now_ms=self._now_ms,
             new_lease_id=lambda: int.from_bytes(self._random.bytes(8), "big") | 1,
+            rate=self._rates.of(self._partition.id.topic_id, name, self._created[name]),
+            is_new=is_new,
         )
         reader.dead_letters = DeadLetters(
             Origin(self._partition.config.name, name, self._created[name], self._partition.id),
@@ -264,7 +269,10 @@ class Subscriptions:
         self.readers[name] = reader
 
     def _settle_settings(self, reader: QueueReader, config: SubscriptionConfig) -> None:
+        assert self._partition is not None, "restored before it follows"
         reader.policy = policy_of(config)
+        partitions = self._partition.config.partitions
+        reader.rate.set(reader, config.queue.rate_per_s, partitions, is_new=reader.is_new)
         if reader.dead_letters is not None:
             reader.dead_letters.name = config.queue.dead_letter
             reader.dead_letters.kick()

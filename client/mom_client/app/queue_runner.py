@@ -115,7 +115,7 @@ class QueueRunner:
             lease, offset = taken.lease, taken.message.offset
             self._calls.post(lambda lease=lease, at=offset: worker.settle(lease, at, RELEASE))  # type: ignore[misc]
         self._ready.clear()
-        self._calls.post(worker.give_back_unbegun)
+        self._calls.post(worker.leave)
 
     async def close(self, over: asyncio.Event) -> None:
         """See :class:`~mom_client.app.handling.Runner`."""

@@ -34,7 +34,7 @@ def runs_of_batch(
     if policy.ordering is Ordering.PRIORITY:
         groups, priorities = nothing, codec.column(header, index, codec.COLUMN_PRIORITY)
     else:
-        groups, priorities = codec.key_hashes(header, index), nothing
+        groups, priorities = _groups(header, index, policy), nothing
     expiries = codec.column(header, index, codec.COLUMN_EXPIRES_AT)
     wishes = zip(
         range(base_offset, end),
@@ -45,6 +45,12 @@ def runs_of_batch(
         strict=True,
     )
     return list(_runs(wishes))
+
+
+def _groups(header: codec.BatchHeader, index: bytes, policy: Policy) -> tuple[int, ...]:
+    if policy.groups_by_header and header.columns & codec.COLUMN_GROUP:
+        return codec.column(header, index, codec.COLUMN_GROUP)
+    return codec.key_hashes(header, index)
 
 
 def _sooner(expires_at_ms: int, ttl_end_ms: int) -> int:

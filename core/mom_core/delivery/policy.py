@@ -10,6 +10,7 @@ import msgspec
 from mom_core.batch import (
     COLUMN_DELIVER_AT,
     COLUMN_EXPIRES_AT,
+    COLUMN_GROUP,
     COLUMN_KEY_HASH,
     COLUMN_PRIORITY,
 )
@@ -64,10 +65,16 @@ class Policy(msgspec.Struct, frozen=True):
     ttl_ms: int = 0
     """How long after its arrival a message expires; 0: never by that."""
 
+    groups_by_header: bool = False
+    """Fair turns go by the column that the producer filled from a header; where a batch does not
+    have it, since its producer did not know of the setting yet, by the key."""
+
     @property
     def columns(self) -> int:
         """The columns of a batch that matter to it."""
         columns = COLUMN_DELIVER_AT | COLUMN_EXPIRES_AT
         if self.ordering is Ordering.PRIORITY:
             return columns | COLUMN_PRIORITY
+        if self.groups_by_header:
+            columns |= COLUMN_GROUP
         return columns | COLUMN_KEY_HASH

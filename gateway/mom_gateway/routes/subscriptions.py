@@ -61,6 +61,8 @@ class Subscription(Struct, omit_defaults=True, kw_only=True):
     retry_backoff_multiplier: float | None = None
     retry_backoff_max_ms: int | None = None
     message_ttl_ms: int | None = None
+    rate_per_s: float | None = None
+    fair_by: str | None = None
 
 
 class SubscriptionList(Struct):

@@ -33,6 +33,7 @@ MERGE_PATCH_TYPES: Final = ("application/merge-patch+json", *JSON_TYPES)
 Duration = Annotated[
     int | str, Meta(description="Milliseconds, or text such as 168h, 30s or 1h30m.")
 ]
+Rate = Annotated[float | str, Meta(description="A second, or text such as 100/s or 6000/m.")]
 Size = Annotated[int | str, Meta(description="Bytes, or text such as 10Gi or 500M.")]
 
 
@@ -78,6 +79,16 @@ class DeliverySettings(Struct, omit_defaults=True, kw_only=True):
     message_ttl_ms: Annotated[
         Duration, Meta(description="Messages expire so long after they came; 0: never by that.")
     ] = 0
+    rate_per_s: Annotated[
+        Rate,
+        Meta(description="Messages that are leased at the most, over all workers, such as 100/s or "
+             "6000/m; a plain number is a second's. 0: no limit."),
+    ] = 0.0  # fmt: skip
+    fair_by: Annotated[
+        str,
+        Meta(description="With ordering fair, what has a turn: key, or header:NAME, the value of a "
+             "header. Can't change."),
+    ] = "key"  # fmt: skip
 
 
 class QueueSettings(DeliverySettings, omit_defaults=True, kw_only=True):
@@ -109,6 +120,11 @@ class QueueCounts(Struct):
     delayed: Annotated[int, Meta(description="Their time has not come.")]
     leased: Annotated[int, Meta(description="A worker has them.")]
     dead: Annotated[int, Meta(description="On their way to the dead letters.")] = 0
+    stalled_since_ms: Annotated[
+        int,
+        Meta(description="Since when nothing moves in a partition though it has messages and "
+             "workers, milliseconds since the Unix epoch. 0: it moves, or there is nothing to do."),
+    ] = 0  # fmt: skip
 
 
 class Queue(Topic, kw_only=True):
@@ -123,6 +139,8 @@ class Queue(Topic, kw_only=True):
     retry_backoff_multiplier: float
     retry_backoff_max_ms: int
     message_ttl_ms: int
+    rate_per_s: Annotated[float, Meta(description="0: no limit.")]
+    fair_by: str
     messages: Annotated[
         QueueCounts | None,
         Meta(description="When one queue is asked for; null while a node can't be reached."),
@@ -154,6 +172,12 @@ class SubscriptionCounts(Struct):
     dead: int
     committed_offset: int
     member_id: str
+    stalled_since_ms: Annotated[
+        int,
+        Meta(description="Since when nothing moves though there are messages and workers, "
+             "milliseconds since the Unix epoch. 0: it moves, or there is nothing to do."),
+    ] = 0  # fmt: skip
+    workers: Annotated[int, Meta(description="Workers that wait at it or have a stream.")] = 0
 
 
 class PartitionInfo(Struct):
@@ -208,6 +232,7 @@ async def _counts(call: Call, queue: str) -> QueueCounts | None:
         sum(one.delayed for one in found),
         sum(one.leased for one in found),
         sum(one.dead for one in found),
+        min((one.stalled_since_ms for one in found if one.stalled_since_ms), default=0),
     )
 
 
@@ -268,6 +293,8 @@ def show_partition(one: broker_pb2.PartitionDescription) -> PartitionInfo:
                 each.dead,
                 each.committed_offset,
                 each.member_id,
+                each.stalled_since_ms,
+                each.workers,
             )
             for each in one.subscriptions
         ],
@@ -300,7 +327,9 @@ _QUEUE_EXAMPLE: Final = _TOPIC_EXAMPLE | {
     "retry_backoff_multiplier": 2.0,
     "retry_backoff_max_ms": 60_000,
     "message_ttl_ms": 0,
-    "messages": {"ready": 3, "delayed": 0, "leased": 1, "dead": 0},
+    "rate_per_s": 100.0,
+    "fair_by": "key",
+    "messages": {"ready": 3, "delayed": 0, "leased": 1, "dead": 0, "stalled_since_ms": 0},
 }
 _PARTITIONS_EXAMPLE: Final = {
     "partitions": [

@@ -609,6 +609,103 @@ class ReceiveResponse(_message.Message):
 Global___ReceiveResponse: _TypeAlias = ReceiveResponse  # noqa: Y015
 
 @_typing.final
+class ReceiveStreamStart(_message.Message):
+    """What a stream leases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
+    KEEP_CREDIT_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """UUID of the topic, 16 bytes."""
+    subscription: _builtins.str
+    """The subscription's name; a queue's is the queue's name."""
+    lease_ms: _builtins.int
+    """Length of the leases, milliseconds; 0: the subscription's default."""
+    keep_credit: _builtins.bool
+    """Whether credit that finds nothing ready waits for it. Else it lapses, and the node says so, and
+    says when something is ready: a worker of several nodes gives its credit to one that has
+    messages, and a worker with room for one message leases one.
+    """
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        subscription: _builtins.str = ...,
+        lease_ms: _builtins.int = ...,
+        keep_credit: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_credit", b"keep_credit", "lease_ms", b"lease_ms", "subscription", b"subscription", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiveStreamStart: _TypeAlias = ReceiveStreamStart  # noqa: Y015
+
+@_typing.final
+class ReceiveStreamRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    CREDIT_MESSAGES_FIELD_NUMBER: _builtins.int
+    CREDIT_BYTES_FIELD_NUMBER: _builtins.int
+    credit_messages: _builtins.int
+    """Messages that the worker can take on top of what it said before, 10,000 altogether."""
+    credit_bytes: _builtins.int
+    """Bytes of batches likewise. The first message of an answer comes whatever its size while there is
+    any credit of both.
+    """
+    @_builtins.property
+    def start(self) -> Global___ReceiveStreamStart:
+        """In the first message."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___ReceiveStreamStart | None = ...,
+        credit_messages: _builtins.int = ...,
+        credit_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_bytes", b"credit_bytes", "credit_messages", b"credit_messages", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiveStreamRequest: _TypeAlias = ReceiveStreamRequest  # noqa: Y015
+
+@_typing.final
+class ReceiveStreamResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCHES_FIELD_NUMBER: _builtins.int
+    MORE_READY_FIELD_NUMBER: _builtins.int
+    CREDIT_LAPSED_FIELD_NUMBER: _builtins.int
+    more_ready: _builtins.bool
+    """Whether more is ready than came."""
+    credit_lapsed: _builtins.bool
+    """Whether the rest of the credit, of messages and bytes, has lapsed."""
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeasedBatch]: ...
+    def __init__(
+        self,
+        *,
+        batches: _abc.Iterable[Global___LeasedBatch] | None = ...,
+        more_ready: _builtins.bool = ...,
+        credit_lapsed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "credit_lapsed", b"credit_lapsed", "more_ready", b"more_ready"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiveStreamResponse: _TypeAlias = ReceiveStreamResponse  # noqa: Y015
+
+@_typing.final
 class LeasedBatch(_message.Message):
     """Messages with consecutive offsets that were leased together."""
 
@@ -1276,6 +1373,8 @@ class SubscriptionDescription(_message.Message):
     MEMBER_ID_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     DEAD_FIELD_NUMBER: _builtins.int
+    STALLED_SINCE_MS_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     mode: _types_pb2.SubscriptionMode.ValueType
     ready: _builtins.int
@@ -1292,6 +1391,13 @@ class SubscriptionDescription(_message.Message):
     """Stream mode: members of the whole subscription."""
     dead: _builtins.int
     """Queue mode: messages on their way to the dead letters."""
+    stalled_since_ms: _builtins.int
+    """Since when nothing moves though there are messages and workers, milliseconds since the Unix
+    epoch; 0: it moves, or has nothing to do. Stream mode: of partitions with messages behind the
+    committed offset and a member that commits none of them.
+    """
+    workers: _builtins.int
+    """Queue mode: workers that have a stream to this partition or wait at it."""
     def __init__(
         self,
         *,
@@ -1304,10 +1410,12 @@ class SubscriptionDescription(_message.Message):
         member_id: _builtins.str = ...,
         members: _builtins.int = ...,
         dead: _builtins.int = ...,
+        stalled_since_ms: _builtins.int = ...,
+        workers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_offset", b"committed_offset", "dead", b"dead", "delayed", b"delayed", "leased", b"leased", "member_id", b"member_id", "members", b"members", "mode", b"mode", "name", b"name", "ready", b"ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_offset", b"committed_offset", "dead", b"dead", "delayed", b"delayed", "leased", b"leased", "member_id", b"member_id", "members", b"members", "mode", b"mode", "name", b"name", "ready", b"ready", "stalled_since_ms", b"stalled_since_ms", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

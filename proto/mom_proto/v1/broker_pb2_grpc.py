@@ -59,6 +59,11 @@ class BrokerStub(object):
                 request_serializer=mom__proto_dot_v1_dot_broker__pb2.ReceiveRequest.SerializeToString,
                 response_deserializer=mom__proto_dot_v1_dot_broker__pb2.ReceiveResponse.FromString,
                 _registered_method=True)
+        self.ReceiveStream = channel.stream_stream(
+                '/mom.v1.Broker/ReceiveStream',
+                request_serializer=mom__proto_dot_v1_dot_broker__pb2.ReceiveStreamRequest.SerializeToString,
+                response_deserializer=mom__proto_dot_v1_dot_broker__pb2.ReceiveStreamResponse.FromString,
+                _registered_method=True)
         self.Settle = channel.unary_unary(
                 '/mom.v1.Broker/Settle',
                 request_serializer=mom__proto_dot_v1_dot_broker__pb2.SettleRequest.SerializeToString,
@@ -135,6 +140,16 @@ class BrokerServicer(object):
 
     def Receive(self, request, context):
         """Lease messages of a queue or queue-mode subscription.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReceiveStream(self, request_iterator, context):
+        """Lease messages of a queue as a worker takes them: the node sends what there is, as far as the
+        worker's credit goes. Nothing is passed on to other nodes: a worker has a stream to each owner.
+        The lease of a message outlives the stream. A worker that is done ends its side, reads on until
+        the node has ended its own, and then gives back (Settle, RELEASE) what it did not begin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -223,6 +238,11 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.Receive,
                     request_deserializer=mom__proto_dot_v1_dot_broker__pb2.ReceiveRequest.FromString,
                     response_serializer=mom__proto_dot_v1_dot_broker__pb2.ReceiveResponse.SerializeToString,
+            ),
+            'ReceiveStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ReceiveStream,
+                    request_deserializer=mom__proto_dot_v1_dot_broker__pb2.ReceiveStreamRequest.FromString,
+                    response_serializer=mom__proto_dot_v1_dot_broker__pb2.ReceiveStreamResponse.SerializeToString,
             ),
             'Settle': grpc.unary_unary_rpc_method_handler(
                     servicer.Settle,
@@ -400,6 +420,33 @@ class Broker(object):
             '/mom.v1.Broker/Receive',
             mom__proto_dot_v1_dot_broker__pb2.ReceiveRequest.SerializeToString,
             mom__proto_dot_v1_dot_broker__pb2.ReceiveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReceiveStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mom.v1.Broker/ReceiveStream',
+            mom__proto_dot_v1_dot_broker__pb2.ReceiveStreamRequest.SerializeToString,
+            mom__proto_dot_v1_dot_broker__pb2.ReceiveStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

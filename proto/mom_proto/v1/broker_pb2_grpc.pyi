@@ -49,6 +49,12 @@ class BrokerStub:
     """Read one partition as a stream, as far as the reader's credit goes."""
     Receive: _grpc.UnaryUnaryMultiCallable[_broker_pb2.ReceiveRequest, _broker_pb2.ReceiveResponse]
     """Lease messages of a queue or queue-mode subscription."""
+    ReceiveStream: _grpc.StreamStreamMultiCallable[_broker_pb2.ReceiveStreamRequest, _broker_pb2.ReceiveStreamResponse]
+    """Lease messages of a queue as a worker takes them: the node sends what there is, as far as the
+    worker's credit goes. Nothing is passed on to other nodes: a worker has a stream to each owner.
+    The lease of a message outlives the stream. A worker that is done ends its side, reads on until
+    the node has ended its own, and then gives back (Settle, RELEASE) what it did not begin.
+    """
     Settle: _grpc.UnaryUnaryMultiCallable[_broker_pb2.SettleRequest, _broker_pb2.SettleResponse]
     """Acknowledge, give back or extend leased messages."""
     Browse: _grpc.UnaryUnaryMultiCallable[_broker_pb2.BrowseRequest, _broker_pb2.BrowseResponse]
@@ -81,6 +87,12 @@ class BrokerAsyncStub(BrokerStub):
     """Read one partition as a stream, as far as the reader's credit goes."""
     Receive: _aio.UnaryUnaryMultiCallable[_broker_pb2.ReceiveRequest, _broker_pb2.ReceiveResponse]  # type: ignore[assignment]
     """Lease messages of a queue or queue-mode subscription."""
+    ReceiveStream: _aio.StreamStreamMultiCallable[_broker_pb2.ReceiveStreamRequest, _broker_pb2.ReceiveStreamResponse]  # type: ignore[assignment]
+    """Lease messages of a queue as a worker takes them: the node sends what there is, as far as the
+    worker's credit goes. Nothing is passed on to other nodes: a worker has a stream to each owner.
+    The lease of a message outlives the stream. A worker that is done ends its side, reads on until
+    the node has ended its own, and then gives back (Settle, RELEASE) what it did not begin.
+    """
     Settle: _aio.UnaryUnaryMultiCallable[_broker_pb2.SettleRequest, _broker_pb2.SettleResponse]  # type: ignore[assignment]
     """Acknowledge, give back or extend leased messages."""
     Browse: _aio.UnaryUnaryMultiCallable[_broker_pb2.BrowseRequest, _broker_pb2.BrowseResponse]  # type: ignore[assignment]
@@ -140,6 +152,18 @@ class BrokerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_broker_pb2.ReceiveResponse, _abc.Awaitable[_broker_pb2.ReceiveResponse]]:
         """Lease messages of a queue or queue-mode subscription."""
+
+    @_abc_1.abstractmethod
+    def ReceiveStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_broker_pb2.ReceiveStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_broker_pb2.ReceiveStreamResponse], _abc.AsyncIterator[_broker_pb2.ReceiveStreamResponse]]:
+        """Lease messages of a queue as a worker takes them: the node sends what there is, as far as the
+        worker's credit goes. Nothing is passed on to other nodes: a worker has a stream to each owner.
+        The lease of a message outlives the stream. A worker that is done ends its side, reads on until
+        the node has ended its own, and then gives back (Settle, RELEASE) what it did not begin.
+        """
 
     @_abc_1.abstractmethod
     def Settle(

@@ -272,6 +272,8 @@ class QueueSettings(_message.Message):
     RETRY_BACKOFF_MULTIPLIER_FIELD_NUMBER: _builtins.int
     RETRY_BACKOFF_MAX_MS_FIELD_NUMBER: _builtins.int
     MESSAGE_TTL_MS_FIELD_NUMBER: _builtins.int
+    RATE_PER_S_FIELD_NUMBER: _builtins.int
+    FAIR_BY_FIELD_NUMBER: _builtins.int
     lease_ms: _builtins.int
     """The lease that a receive gets unless it asks for another, milliseconds, 1,000 to 43,200,000."""
     ordering: _builtins.str
@@ -292,6 +294,15 @@ class QueueSettings(_message.Message):
     """The longest wait, milliseconds; 0: no bound but the multiplier's."""
     message_ttl_ms: _builtins.int
     """How long after its arrival a message expires, milliseconds; 0: never by that."""
+    rate_per_s: _builtins.float
+    """How many messages a second are leased at the most, over all workers, partitions and nodes, from
+    1/3600 to 1,000,000; 0: no limit.
+    """
+    fair_by: _builtins.str
+    """With ordering "fair", what has a turn: "key", or "header:NAME", the value of a header. Can't
+    change, and a topic's subscriptions agree on one header. Producers fill the column "group" of
+    their batches by it.
+    """
     def __init__(
         self,
         *,
@@ -304,15 +315,19 @@ class QueueSettings(_message.Message):
         retry_backoff_multiplier: _builtins.float | None = ...,
         retry_backoff_max_ms: _builtins.int | None = ...,
         message_ttl_ms: _builtins.int | None = ...,
+        rate_per_s: _builtins.float | None = ...,
+        fair_by: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dead_letter", b"_dead_letter", "_dead_letter_expired", b"_dead_letter_expired", "_lease_ms", b"_lease_ms", "_max_deliveries", b"_max_deliveries", "_message_ttl_ms", b"_message_ttl_ms", "_ordering", b"_ordering", "_retry_backoff_max_ms", b"_retry_backoff_max_ms", "_retry_backoff_ms", b"_retry_backoff_ms", "_retry_backoff_multiplier", b"_retry_backoff_multiplier", "dead_letter", b"dead_letter", "dead_letter_expired", b"dead_letter_expired", "lease_ms", b"lease_ms", "max_deliveries", b"max_deliveries", "message_ttl_ms", b"message_ttl_ms", "ordering", b"ordering", "retry_backoff_max_ms", b"retry_backoff_max_ms", "retry_backoff_ms", b"retry_backoff_ms", "retry_backoff_multiplier", b"retry_backoff_multiplier"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dead_letter", b"_dead_letter", "_dead_letter_expired", b"_dead_letter_expired", "_fair_by", b"_fair_by", "_lease_ms", b"_lease_ms", "_max_deliveries", b"_max_deliveries", "_message_ttl_ms", b"_message_ttl_ms", "_ordering", b"_ordering", "_rate_per_s", b"_rate_per_s", "_retry_backoff_max_ms", b"_retry_backoff_max_ms", "_retry_backoff_ms", b"_retry_backoff_ms", "_retry_backoff_multiplier", b"_retry_backoff_multiplier", "dead_letter", b"dead_letter", "dead_letter_expired", b"dead_letter_expired", "fair_by", b"fair_by", "lease_ms", b"lease_ms", "max_deliveries", b"max_deliveries", "message_ttl_ms", b"message_ttl_ms", "ordering", b"ordering", "rate_per_s", b"rate_per_s", "retry_backoff_max_ms", b"retry_backoff_max_ms", "retry_backoff_ms", b"retry_backoff_ms", "retry_backoff_multiplier", b"retry_backoff_multiplier"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dead_letter", b"_dead_letter", "_dead_letter_expired", b"_dead_letter_expired", "_lease_ms", b"_lease_ms", "_max_deliveries", b"_max_deliveries", "_message_ttl_ms", b"_message_ttl_ms", "_ordering", b"_ordering", "_retry_backoff_max_ms", b"_retry_backoff_max_ms", "_retry_backoff_ms", b"_retry_backoff_ms", "_retry_backoff_multiplier", b"_retry_backoff_multiplier", "dead_letter", b"dead_letter", "dead_letter_expired", b"dead_letter_expired", "lease_ms", b"lease_ms", "max_deliveries", b"max_deliveries", "message_ttl_ms", b"message_ttl_ms", "ordering", b"ordering", "retry_backoff_max_ms", b"retry_backoff_max_ms", "retry_backoff_ms", b"retry_backoff_ms", "retry_backoff_multiplier", b"retry_backoff_multiplier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dead_letter", b"_dead_letter", "_dead_letter_expired", b"_dead_letter_expired", "_fair_by", b"_fair_by", "_lease_ms", b"_lease_ms", "_max_deliveries", b"_max_deliveries", "_message_ttl_ms", b"_message_ttl_ms", "_ordering", b"_ordering", "_rate_per_s", b"_rate_per_s", "_retry_backoff_max_ms", b"_retry_backoff_max_ms", "_retry_backoff_ms", b"_retry_backoff_ms", "_retry_backoff_multiplier", b"_retry_backoff_multiplier", "dead_letter", b"dead_letter", "dead_letter_expired", b"dead_letter_expired", "fair_by", b"fair_by", "lease_ms", b"lease_ms", "max_deliveries", b"max_deliveries", "message_ttl_ms", b"message_ttl_ms", "ordering", b"ordering", "rate_per_s", b"rate_per_s", "retry_backoff_max_ms", b"retry_backoff_max_ms", "retry_backoff_ms", b"retry_backoff_ms", "retry_backoff_multiplier", b"retry_backoff_multiplier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dead_letter: _TypeAlias = _typing.Literal["dead_letter"]  # noqa: Y015
     _WhichOneofArgType__dead_letter: _TypeAlias = _typing.Literal["_dead_letter", b"_dead_letter"]  # noqa: Y015
     _WhichOneofReturnType__dead_letter_expired: _TypeAlias = _typing.Literal["dead_letter_expired"]  # noqa: Y015
     _WhichOneofArgType__dead_letter_expired: _TypeAlias = _typing.Literal["_dead_letter_expired", b"_dead_letter_expired"]  # noqa: Y015
+    _WhichOneofReturnType__fair_by: _TypeAlias = _typing.Literal["fair_by"]  # noqa: Y015
+    _WhichOneofArgType__fair_by: _TypeAlias = _typing.Literal["_fair_by", b"_fair_by"]  # noqa: Y015
     _WhichOneofReturnType__lease_ms: _TypeAlias = _typing.Literal["lease_ms"]  # noqa: Y015
     _WhichOneofArgType__lease_ms: _TypeAlias = _typing.Literal["_lease_ms", b"_lease_ms"]  # noqa: Y015
     _WhichOneofReturnType__max_deliveries: _TypeAlias = _typing.Literal["max_deliveries"]  # noqa: Y015
@@ -321,6 +336,8 @@ class QueueSettings(_message.Message):
     _WhichOneofArgType__message_ttl_ms: _TypeAlias = _typing.Literal["_message_ttl_ms", b"_message_ttl_ms"]  # noqa: Y015
     _WhichOneofReturnType__ordering: _TypeAlias = _typing.Literal["ordering"]  # noqa: Y015
     _WhichOneofArgType__ordering: _TypeAlias = _typing.Literal["_ordering", b"_ordering"]  # noqa: Y015
+    _WhichOneofReturnType__rate_per_s: _TypeAlias = _typing.Literal["rate_per_s"]  # noqa: Y015
+    _WhichOneofArgType__rate_per_s: _TypeAlias = _typing.Literal["_rate_per_s", b"_rate_per_s"]  # noqa: Y015
     _WhichOneofReturnType__retry_backoff_max_ms: _TypeAlias = _typing.Literal["retry_backoff_max_ms"]  # noqa: Y015
     _WhichOneofArgType__retry_backoff_max_ms: _TypeAlias = _typing.Literal["_retry_backoff_max_ms", b"_retry_backoff_max_ms"]  # noqa: Y015
     _WhichOneofReturnType__retry_backoff_ms: _TypeAlias = _typing.Literal["retry_backoff_ms"]  # noqa: Y015
@@ -332,6 +349,8 @@ class QueueSettings(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dead_letter_expired) -> _WhichOneofReturnType__dead_letter_expired | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fair_by) -> _WhichOneofReturnType__fair_by | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_ms) -> _WhichOneofReturnType__lease_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_deliveries) -> _WhichOneofReturnType__max_deliveries | None: ...
@@ -339,6 +358,8 @@ class QueueSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__message_ttl_ms) -> _WhichOneofReturnType__message_ttl_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ordering) -> _WhichOneofReturnType__ordering | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rate_per_s) -> _WhichOneofReturnType__rate_per_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_backoff_max_ms) -> _WhichOneofReturnType__retry_backoff_max_ms | None: ...
     @_typing.overload

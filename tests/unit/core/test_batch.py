@@ -93,6 +93,33 @@ def test_a_cut_is_a_batch_of_its_own(
     assert batch.key_hashes(header, part) == batch.key_hashes(batch.verify(whole), whole)[first:end]
 
 
+@given(st.lists(messages, min_size=1, max_size=10), st.data())
+def test_groups_stand_beside_all_other_columns(several: list[Message], data: st.DataObject) -> None:
+    builder = batch.BatchBuilder()
+    for one in several:
+        key_hash = None if one.key is None else len(one.key)
+        builder.add(one, key_hash, batch.group_of(one, "tenant"))
+    whole = builder.build(base_id=BASE_ID, timestamp_ms=77)
+    header = batch.verify(whole)
+    groups = batch.column(header, whole, batch.COLUMN_GROUP)
+    assert groups == tuple(batch.group_of(one, "tenant") for one in several)
+    assert batch.decode(whole) == with_defaults(several)
+    first = data.draw(st.integers(0, len(several) - 1))
+    part = batch.cut(whole, first, len(several))
+    assert batch.column(batch.verify(part), part, batch.COLUMN_GROUP) == groups[first:]
+
+
+def test_a_group_is_the_value_of_a_header() -> None:
+    one, same, other = (
+        batch.group_of(Message(b"", headers={"tenant": value}), "tenant")
+        for value in ("a", "a", "b")
+    )
+    assert one == same != other
+    assert batch.group_of(Message(b"", headers={"tenant": ""}), "tenant") != 0
+    assert batch.group_of(Message(b"", headers={"other": "a"}), "tenant") == 0
+    assert batch.group_of(Message(b""), "tenant") == 0
+
+
 @settings(max_examples=300)
 @given(st.lists(messages, min_size=1, max_size=5), compressions, st.data())
 def test_no_damage_goes_unnoticed(

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mom_core import limits
+from mom_core import batch, limits
 from mom_core.delivery import (
     Backoff,
     DeadReason,
@@ -20,8 +20,11 @@ from mom_core.delivery import (
     SettleAction,
     decode_changes,
     encode_changes,
+    runs_of_batch,
 )
 from mom_core.errors import ErrorCode, OverloadedError
+from mom_core.message import Message
+from mom_core.partitioner import murmur2
 
 RUNS = st.lists(
     st.tuples(
@@ -483,6 +486,36 @@ def test_a_noisy_group_delays_no_other() -> None:
     assert lease_all(state, 3) == [0, 1, 2]
     state.arrive([Run(100_000, 100_001, group=2)], 0)
     assert 100_000 in lease_all(state, 2)
+
+
+def columns_of(several: list[Message], header: str) -> tuple[batch.BatchHeader, bytes]:
+    """A batch as a producer makes it that knows of ``header``, or of none."""
+    builder = batch.BatchBuilder()
+    for one in several:
+        group = batch.group_of(one, header) if header else None
+        builder.add(one, None if one.key is None else murmur2(one.key), group)
+    data = builder.build(base_id=bytes(16), timestamp_ms=1)
+    return batch.verify(data), data
+
+
+def test_a_noisy_header_delays_no_other() -> None:
+    policy = Policy(ordering=Ordering.FAIR, groups_by_header=True)
+    state = Delivery(0, policy)
+    # Keys differ, and do not matter.
+    noisy = [Message(b"", b"%d" % one, {"tenant": "noisy"}) for one in range(50_000)]
+    quiet = [Message(b"", b"1", {"tenant": "quiet"})]
+    for base in (0, 50_000):
+        state.arrive(runs_of_batch(*columns_of(noisy, "tenant"), base, 0, policy), 0)
+    assert lease_all(state, 3) == [0, 1, 2]
+    state.arrive(runs_of_batch(*columns_of(quiet, "tenant"), 100_000, 0, policy), 0)
+    assert 100_000 in lease_all(state, 2)
+
+
+def test_messages_from_before_the_header_was_named_share_by_their_key() -> None:
+    policy = Policy(ordering=Ordering.FAIR, groups_by_header=True)
+    several = [Message(b"", key, {"tenant": "one"}) for key in (b"a", b"a", b"b")]
+    runs = runs_of_batch(*columns_of(several, ""), 0, 0, policy)
+    assert [(one.first, one.end) for one in runs] == [(0, 2), (2, 3)]
 
 
 def test_a_message_that_crashes_its_workers_takes_none_along() -> None:

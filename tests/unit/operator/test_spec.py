@@ -81,7 +81,9 @@ def test_how_a_queue_delivers() -> None:
     queue = parse_queue(
         _topic(
             {
-                "ordering": "fifo",
+                "ordering": "fair",
+                "fairBy": "header:tenant",
+                "rate": "6000/m",
                 "deadLetter": "mail.dlq",
                 "maxDeliveries": 7,
                 "deadLetterExpired": True,
@@ -94,7 +96,9 @@ def test_how_a_queue_delivers() -> None:
     )
     settings = queue.spec.settings()
     assert settings == {
-        "ordering": "fifo",
+        "ordering": "fair",
+        "fair_by": "header:tenant",
+        "rate_per_s": 100.0,
         "dead_letter": "mail.dlq",
         "max_deliveries": 7,
         "dead_letter_expired": True,
