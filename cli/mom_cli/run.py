@@ -91,13 +91,17 @@ def _described(app: MomApp) -> str:
 async def _create_missing(app: MomApp) -> None:
     """As every command does in a developer's cluster. Elsewhere raises NotFoundError, with how to
     create what is missing."""
-    from mom_cli.creation import topic_or_create
+    from mom_cli.creation import subscription_or_create, topic_or_create
     from mom_core.topics import TopicKind
 
     async def create(engine: Engine) -> None:
         for source in app.sources:
             kind = TopicKind.QUEUE if source.is_queue else TopicKind.TOPIC
-            await topic_or_create(engine, source.topic, kind, None)
+            route, _ = await topic_or_create(engine, source.topic, kind, None)
+            if source.mode == "queue" and not source.is_queue:
+                await subscription_or_create(
+                    engine, route, source.subscription, "earliest", source.mode
+                )
             if source.dead_letter:
                 await topic_or_create(engine, source.dead_letter, TopicKind.QUEUE, None)
 

@@ -332,6 +332,26 @@ def test_a_first_application_and_its_test(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+async def test_what_is_missing_is_made_in_development(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    path = tmp_path / "shop.py"
+    path.write_text(f"""{PRELUDE}
+@app.worker("orders", subscription="mail")
+def mail(text: str): note("mail", text)
+
+@app.subscriber("orders", subscription="bill", dead_letter="orders.dlq")
+def bill(text: str): note("bill", text)
+""")
+    with DevProcess(tmp_path / "data") as dev:
+        with AppProcess(path, dev.facts["nodes"], journal) as process:
+            await until(lambda: process.runs, "it is ready")
+            dev.mom("produce", "orders", "one")
+            await noted(journal, 2)
+            assert process.end() == 0
+        assert sorted(lines_of(journal)) == ["bill one", "mail one"]
+        assert dev.json("queue", "describe", "orders.dlq")["name"] == "orders.dlq"
+
+
 @pytest.mark.parametrize(
     ("target", "reason"),
     [

@@ -175,6 +175,24 @@ async def test_the_backoff_of_the_queue_goes_before_that_of_the_handler(
     assert seen == [1, 2, 3]
 
 
+async def test_a_handler_that_ends_itself_has_failed(
+    client: mom_client.Client, app: MomApp, name: str
+) -> None:
+    """Else a message would end one process after the other."""
+    await client.create_queue(name)
+    errors: list[BaseException] = [SystemExit(3), asyncio.CancelledError(), ValueError()]
+
+    @app.worker(name, retry=Retry(tries=9, backoff=0.01))
+    async def end(message: ReceivedMessage) -> None:
+        if errors:
+            raise errors.pop()
+
+    await client.publish(name, "x")
+    async with app.running():
+        await none_left(client, name)
+    assert errors == []
+
+
 async def test_tries_of_one_delivery(client: mom_client.Client, app: MomApp, name: str) -> None:
     await client.create_queue(name)
     seen: list[int] = []

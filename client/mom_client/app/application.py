@@ -50,6 +50,11 @@ class Source(NamedTuple):
     dead_letter: str = ""
     """Where messages are parked."""
 
+    @property
+    def mode(self) -> str:
+        """The subscription's mode, ``stream`` or ``queue``."""
+        return "stream" if self.start else "queue"
+
 
 class _Registered(NamedTuple):
     source: Source

@@ -93,6 +93,8 @@ class Handling:
                 await self.handler.run(message, self._threads)
             except Exception as error:
                 return error
+            except SystemExit as error:  # Else it would end the process, and the next one, too.
+                return RuntimeError(f"the handler raised {error!r}")
             except asyncio.CancelledError as error:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
