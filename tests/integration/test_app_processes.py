@@ -70,10 +70,10 @@ async def no_message_left(client: mom_client.Client, queue: str) -> None:
 
 
 BLOCKS = """
-@app.worker(QUEUE, lease=1, concurrency=2)
+@app.worker(QUEUE, lease=2, concurrency=2)
 async def handle(text: str):
     note("begin", text, os.getpid())
-    time.sleep(5)
+    time.sleep(10)
     note("end", text, os.getpid())
 """
 
@@ -101,7 +101,7 @@ async def test_a_handler_that_blocks_for_five_leases_runs_once(
 
 
 STOPPED = """
-@app.worker(QUEUE, lease=1)
+@app.worker(QUEUE, lease=2)
 async def handle(text: str):
     note("begin", text, os.getpid())
     try:
@@ -129,7 +129,7 @@ async def test_a_process_that_is_stopped_for_two_leases_costs_one_other_run(
             one, other = first.process.pid, second.process.pid
             # The other gets it at the end of the lease, and renews it for as long as it takes.
             await noted(journal, 2)
-            assert await client.receive(name, wait=2) == []
+            assert await client.receive(name, wait=4) == []
             first.process.send_signal(signal.SIGCONT)
             lines = await noted(journal, 3)
             assert lines == [f"begin a {one}", f"begin a {other}", f"cancelled a {one}"]
