@@ -84,12 +84,12 @@ class Kubernetes:
 
     def stop_node(self, name: str) -> None:
         """Cut a node's power: it falls silent, and no process of it says goodbye."""
-        self._node("stop-node", name)
+        self._hack("stop-node", name)
 
     def start_node(self, name: str) -> None:
         """Boot a node again, and wait until it is Ready."""
         before = self._heartbeat(name)
-        self._node("start-node", name)
+        self._hack("start-node", name)
         # Until it is heard of again, it may still be called Ready from before.
         deadline = time.monotonic() + BOOT_SECONDS_MAX
         while self._heartbeat(name) == before:
@@ -97,16 +97,23 @@ class Kubernetes:
             time.sleep(0.2)  # polling a foreign process, which has no event to wait for
         self.kubectl("wait", "--for=condition=Ready", f"node/{name}", "--timeout=60s")
 
+    def connections(self) -> str:
+        """What the machines' connection tracking knows (conntrack(8)), of every machine."""
+        if self.target != "native":
+            pytest.skip("only the native cluster lists its connections")
+        return self._hack("connections")
+
     def _heartbeat(self, node: str) -> str:
         lease = self.get("lease", node, "-n", "kube-node-lease")
         renewed: str = lease["spec"]["renewTime"]
         return renewed
 
-    def _node(self, command: str, name: str) -> None:
-        words = [str(ROOT / "hack" / "e2e"), "--target", self.target, command, name]
+    def _hack(self, *command: str) -> str:
+        words = [str(ROOT / "hack" / "e2e"), "--target", self.target, *command]
         result = subprocess.run(words, capture_output=True, text=True)
         if result.returncode:
-            pytest.fail(f"{command} {name}:\n{result.stderr}")
+            pytest.fail(f"{' '.join(command)}:\n{result.stderr}")
+        return result.stdout
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 | from | to |
 |---|---|
-| anyone | gateway (REST), nodes (gRPC): both ask for tokens |
-| nodes, gateways, the operator | masters (gRPC) |
+| anyone | gateway (REST), nodes and masters (gRPC, as SDKs use it): all ask for tokens |
 | masters, nodes | Redis |
 | the operator; any pod, where monitoring is on | the pages with health and metrics |
 
@@ -52,7 +51,7 @@ def network_policy_children(cluster: Cluster, names: Names, inputs: Inputs) -> l
     store = [_to(names, REDIS, REDIS_PORT)] if cluster.spec.redis.managed is not None else [{}]
     policies = {
         MASTER: (
-            [_masters_callers(names, inputs), _pages(cluster, inputs, MASTER_HTTP_PORT)],
+            [_anyone(MASTER_PORT), _pages(cluster, inputs, MASTER_HTTP_PORT)],
             [_DNS, _to(names, NODE, NODE_PORT), _to(names, MASTER, MASTER_PORT), *store],
         ),
         NODE: (
@@ -96,11 +95,6 @@ def _policy(
         f"{names.cluster}-{component}",
         {"spec": spec},
     )
-
-
-def _masters_callers(names: Names, inputs: Inputs) -> Manifest:
-    own = [_pods(names, component) for component in (MASTER, NODE, GATEWAY)]
-    return {"from": [*own, _operator(inputs)], "ports": _port(MASTER_PORT)}
 
 
 def _operator(inputs: Inputs) -> Manifest:

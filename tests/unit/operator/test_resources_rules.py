@@ -253,7 +253,7 @@ def test_the_network_is_closed_except_to_clients() -> None:
         if "from" not in rule
         for port in rule["ports"]
     }
-    assert open_to_all == {("node", 7071), ("gateway", 8080)}
+    assert open_to_all == {("node", 7071), ("master", 7070), ("gateway", 8080)}
     assert "egress" not in policies["redis"]
     disabled = make_cluster({"networkPolicy": {"enabled": False}})
     assert "NetworkPolicy" not in {child.kind for child in desired(disabled, MINIMAL_INPUTS)}
