@@ -87,6 +87,7 @@ class LineFormat(NamedTuple):
     priority: int = 0
     deliver_at_ms: int = 0
     expires_at_ms: int = 0
+    dedup_id: str | None = None
 
 
 def message_of_line(line: Line, form: LineFormat) -> Message | None:
@@ -119,6 +120,7 @@ def message_of_line(line: Line, form: LineFormat) -> Message | None:
         deliver_at_ms=form.deliver_at_ms,
         expires_at_ms=form.expires_at_ms,
         priority=form.priority,
+        dedup_id=form.dedup_id,
     )
 
 
@@ -137,6 +139,7 @@ def _message_of_json(data: bytes, form: LineFormat) -> Message:
     message.priority = message.priority or form.priority
     message.deliver_at_ms = message.deliver_at_ms or form.deliver_at_ms
     message.expires_at_ms = message.expires_at_ms or form.expires_at_ms
+    message.dedup_id = message.dedup_id or form.dedup_id
     return message
 
 

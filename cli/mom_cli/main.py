@@ -29,6 +29,8 @@ COMMANDS = {
     "extend": LazyCommand("settle:extend", "Lengthen the leases of received messages."),
     "dead": LazyCommand("dead_letters:dead", "List dead letters, and send them back."),
     "operation": LazyCommand("operations:operation", "Show and cancel what goes on by itself."),
+    "cancel": LazyCommand("reschedule:cancel", "Cancel messages that wait to be delivered."),
+    "reschedule": LazyCommand("reschedule:reschedule", "Move waiting messages to another time."),
     "cluster": LazyCommand("cluster:cluster", "Show nodes, partitions and the store."),
     "status": LazyCommand("status:status", "Show how a cluster on Kubernetes is."),
     "connect": LazyCommand("connect:connect", "Open a tunnel to a cluster on Kubernetes."),

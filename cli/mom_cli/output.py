@@ -71,7 +71,12 @@ def shown_rough_bytes(size_bytes: int) -> str:
     return f"{size:.1f} TiB"
 
 
-_NONE_AT_ZERO: Final = ("retry_backoff_ms", "retry_backoff_max_ms", "message_ttl_ms")
+_NONE_AT_ZERO: Final = (
+    "retry_backoff_ms",
+    "retry_backoff_max_ms",
+    "message_ttl_ms",
+    "dedup_window_ms",
+)
 
 
 def shown_setting(name: str, value: object) -> object:

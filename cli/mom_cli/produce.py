@@ -122,6 +122,11 @@ class Tally:
 @click.option(
     "--ttl", "ttl_ms", type=duration, default=0, help="For a queue: not delivered after so long."
 )
+@click.option(
+    "--dedup-id",
+    metavar="TEXT",
+    help="A message with this id that landed within the topic's dedup window is not sent again.",
+)
 @click.option("--queue", is_flag=True, help="A name that does not exist becomes a queue.")
 @click.option(
     "--create/--no-create", default=None, help="Create a name that does not exist. In mom dev: yes."
@@ -180,6 +185,7 @@ def _line_format(
     priority: int,
     delay_ms: int,
     ttl_ms: int,
+    dedup_id: str | None,
 ) -> LineFormat:
     if key_separator is not None and (is_json or key is not None or not key_separator):
         raise click.UsageError(
@@ -201,6 +207,7 @@ def _line_format(
         priority,
         now_ms + delay_ms if delay_ms else 0,
         now_ms + ttl_ms if ttl_ms else 0,
+        dedup_id,
     )
 
 

@@ -34,6 +34,16 @@ def size(value: object) -> int:
         raise click.BadParameter(error.message.strip()) from None
 
 
+def moment(value: object) -> int:
+    """Milliseconds since the Unix epoch of a time. Raises click.BadParameter."""
+    try:
+        return parse_start(f"timestamp:{value}", "").value
+    except InvalidArgumentError:
+        raise click.BadParameter(
+            f"{value} is no time: write 2026-01-31T08:00:00Z, or milliseconds since the Unix epoch"
+        ) from None
+
+
 def rate(value: object) -> float:
     """Messages a second of a rate such as 100/s or 6000/m. Raises click.BadParameter."""
     try:

@@ -47,6 +47,11 @@ def _settings(kind: TopicKind) -> list[click.Option]:
             help="Keep this much in each partition, such as 10Gi.",
         ),
         click.Option(["--message-bytes-max"], type=size, help="The largest message, up to 8Mi."),
+        click.Option(
+            ["--dedup-window", "dedup_window_ms"],
+            type=duration,
+            help="A second message with the same dedup id is not stored within so long; 0: it is.",
+        ),
     ]
     if kind is TopicKind.QUEUE:
         options += [

@@ -36,6 +36,7 @@ from mom_core.errors import (
     UnavailableError,
 )
 from mom_core.message import Message
+from mom_core.positions import Position
 from mom_core.topics import SubscriptionConfig, TopicConfig
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "connect",
     "sync",
     "Message",
+    "Position",
     "Published",
     "DeadLetter",
     "Operation",

@@ -28,6 +28,7 @@ from mom_client.face import ADDRESS_DEFAULT, duration_ms, io_thread, member_id, 
 from mom_client.iothread import LoopSink
 from mom_client.options import EngineOptions
 from mom_client.received import ReceivedMessage
+from mom_client.rescheduling import Place, change, moment, outcome, several_of
 from mom_client.results import DeadLetter, Operation, Published, Sought
 from mom_core.errors import MomError
 from mom_core.message import Message
@@ -96,7 +97,7 @@ class Client:
 
     async def close(self) -> None:
         """Send what was published, then disconnect. A client can't be used after it."""
-        await asyncio.to_thread(self._io.close)
+        await self._io.close_from_loop()
 
     async def _run(
         self, work: Callable[[Engine], Coroutine[Any, Any, ResultT]], generation: int | None = None
@@ -131,7 +132,9 @@ class Client:
         if known is not loop or sink is None:
             sink = LoopSink(loop)
             self._sink = (loop, sink)
-        message = operations.make_message(value, key, headers, content_type, timestamp_ms, wishes)
+        message = operations.make_message(
+            value, key, headers, content_type, timestamp_ms, wishes, self._io.now_ms
+        )
         future: asyncio.Future[Published] = loop.create_future()
         self._io.hand_over(topic, message, partition, sink, future)
         return future
@@ -346,6 +349,65 @@ class Client:
         if results[0] is not None:
             raise results[0]
         return None
+
+    @overload
+    async def cancel(  # type: ignore[overload-overlap]  # a text also iterates over texts
+        self, queue: str, messages: Place, *, subscription: str | None = None
+    ) -> None: ...
+    @overload
+    async def cancel(
+        self, queue: str, messages: Iterable[Place], *, subscription: str | None = None
+    ) -> list[MomError | None]: ...
+    async def cancel(
+        self, queue: str, messages: Place | Iterable[Place], *, subscription: str | None = None
+    ) -> list[MomError | None] | None:
+        """Cancel messages that wait to be delivered: by what publishing returned, or a position.
+
+        One message raises why it can't be (ConflictError: a worker has it; SettleError: it was
+        acknowledged or cancelled; NotFoundError); several give a result for each.
+        """
+        several, single = several_of(messages)
+        results = await self._run(lambda engine: change(engine, queue, subscription, several, None))
+        return outcome(results, single)
+
+    @overload
+    async def reschedule(  # type: ignore[overload-overlap]  # as of cancel
+        self,
+        queue: str,
+        messages: Place,
+        *,
+        delay: float = 0,
+        deliver_at_ms: int = 0,
+        subscription: str | None = None,
+    ) -> None: ...
+    @overload
+    async def reschedule(
+        self,
+        queue: str,
+        messages: Iterable[Place],
+        *,
+        delay: float = 0,
+        deliver_at_ms: int = 0,
+        subscription: str | None = None,
+    ) -> list[MomError | None]: ...
+    async def reschedule(
+        self,
+        queue: str,
+        messages: Place | Iterable[Place],
+        *,
+        delay: float = 0,
+        deliver_at_ms: int = 0,
+        subscription: str | None = None,
+    ) -> list[MomError | None] | None:
+        """Deliver messages that wait after ``delay`` seconds from now, or not before a time; with
+        neither of them at once. Results as of :meth:`cancel`.
+        """
+        several, single = several_of(messages)
+        at_ms = moment(delay, deliver_at_ms, self._io.now_ms())
+        results = await self._run(
+            lambda engine: change(engine, queue, subscription, several, at_ms)
+        )
+        return outcome(results, single)
 
     # Administration. Settings are the fields that REST shows, such as partitions=4.
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
+from typing import TYPE_CHECKING
 
 from mom_client.addresses import is_gateway
 from mom_client.http_wire import GatewayCalls
-from mom_client.wire import GrpcChannels, GrpcStream
+from mom_client.wire import GrpcChannels, GrpcStream, open_tcp_channel
+
+if TYPE_CHECKING:
+    import grpc
 
 
 class Connections:
     """The Transport port over both. Belongs to the event loop on which it is first used."""
 
-    def __init__(self, token: str | None = None) -> None:
-        self._channels = GrpcChannels(token)
+    def __init__(
+        self,
+        token: str | None = None,
+        open_channel: Callable[[str], grpc.aio.Channel] = open_tcp_channel,
+    ) -> None:
+        self._channels = GrpcChannels(token, open_channel)
         self._gateways = GatewayCalls(token)
 
     async def call(

@@ -21,6 +21,7 @@ from mom_client.options import EngineOptions
 from mom_client.producer import Producer
 from mom_client.queues import Queues
 from mom_client.reader import Reader
+from mom_client.rescheduling import Rescheduler
 from mom_client.results import (
     DeadLetterPage,
     Fetched,
@@ -55,11 +56,12 @@ class Engine:
         options: EngineOptions = EngineOptions(),  # noqa: B008 - frozen
         clock: Clock | None = None,
         random: Random | None = None,
+        connections: Connections | None = None,
     ) -> None:
         self.options = options
         self._clock: Clock = clock or SystemClock()
         self._random: Random = random or SystemRandom()
-        self._connections = Connections(token)
+        self._connections = connections or Connections(token)
         self._routing = Routing(
             addresses, self._connections, options, clock=self._clock, random=self._random
         )
@@ -75,6 +77,7 @@ class Engine:
         self._reader = Reader(caller)
         self._queues = Queues(caller)
         self._administration = Administration(caller, self._queues)
+        self._rescheduler = Rescheduler(caller)
         self._caller = caller
         self._groups = Groups(caller)
 
@@ -245,6 +248,15 @@ class Engine:
         A range whose owner could not be reached in time has a failure for all of it.
         """
         return await self._queues.settle(topic, subscription, ranges)
+
+    async def reschedule(
+        self, topic: str, subscription: str, items: Sequence[broker_pb2.RescheduleItem]
+    ) -> list[MomError | None]:
+        """Cancel messages that wait, or move them to another time; a result for each, in order.
+
+        None is success, and durable.
+        """
+        return await self._rescheduler.reschedule(topic, subscription, items)
 
     async def browse(
         self,

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mom_client.in_memory import io_in_memory
 from mom_client.iothread import IoThread
 from mom_client.options import EngineOptions
 from mom_core.errors import InvalidArgumentError
@@ -33,7 +34,7 @@ def io_thread(addresses: Sequence[str], token: str | None, options: EngineOption
 
         return Engine(addresses, token=token, options=options)
 
-    return IoThread(make_engine)
+    return io_in_memory(addresses, token, options) or IoThread(make_engine)
 
 
 def member_id(name: str | None) -> str:

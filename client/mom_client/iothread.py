@@ -107,7 +107,7 @@ class IoThread:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
-        self._loop: _IoLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._handed: deque[_Handed] = deque()
         self._handed_bytes = 0
@@ -117,7 +117,11 @@ class IoThread:
 
     # Starting and stopping.
 
-    def _running_loop(self) -> _IoLoop:
+    def now_ms(self) -> int:
+        """The wall clock of users of this client, milliseconds since the Unix epoch."""
+        return time.time_ns() // 1_000_000
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
         """The loop, started or resumed if it is not running. The lock is held."""
         if self._closed:
             raise UnavailableError("the client was closed; connect anew")
@@ -166,6 +170,10 @@ class IoThread:
             if self._thread is not None:
                 self._thread.join()
             self._loop = self._engine = self._thread = None
+
+    async def close_from_loop(self) -> None:
+        """As :meth:`close`, for a caller that may not block."""
+        await asyncio.to_thread(self.close)
 
     async def _close_engine(self, engine: Engine) -> None:
         while self._handed:
@@ -296,7 +304,12 @@ class IoThread:
         self._reset()
 
 
-def _end_loop(loop: _IoLoop) -> None:
+def keep_out_of_forks(io: IoThread) -> None:
+    """Let forks and the end of the process pass by one that has no thread."""
+    _threads.discard(io)
+
+
+def _end_loop(loop: asyncio.AbstractEventLoop) -> None:
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
@@ -48,6 +47,9 @@ class Wishes(TypedDict, total=False):
     """Seconds after which it is not delivered any more."""
     expires_at_ms: int
     """The same as a time, milliseconds since the Unix epoch."""
+    dedup_id: str
+    """A second message with it is answered as a duplicate, and not stored, within the topic's
+    dedup_window_ms. Without a key it also chooses the partition."""
 
 
 def make_message(
@@ -57,6 +59,7 @@ def make_message(
     content_type: str | None,
     timestamp_ms: int | None,
     wishes: Wishes,
+    now_ms: Callable[[], int],
 ) -> Message:
     """A message of Python values. Raises InvalidArgumentError."""
     data, own_type = encode_value(value)
@@ -74,20 +77,22 @@ def make_message(
         timestamp_ms,
     )
     if wishes:
-        _wish(message, **wishes)
+        _wish(message, now_ms(), **wishes)
     return message
 
 
 def _wish(
     message: Message,
+    now_ms: int,
     priority: int = 0,
     delay: float = 0,
     deliver_at_ms: int = 0,
     ttl: float = 0,
     expires_at_ms: int = 0,
+    dedup_id: str | None = None,
 ) -> None:
-    now_ms = time.time_ns() // 1_000_000
     message.priority = priority
+    message.dedup_id = dedup_id
     message.deliver_at_ms = _moment(deliver_at_ms, delay, ("deliver_at_ms", "delay"), now_ms)
     message.expires_at_ms = _moment(expires_at_ms, ttl, ("expires_at_ms", "ttl"), now_ms)
 

@@ -9,6 +9,8 @@ spread evenly. All of it is bounded by the bytes in flight; beyond them callers 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import struct
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -23,12 +25,12 @@ from mom_client.options import (
     PRODUCE_CALLS_PER_NODE_MAX,
     EngineOptions,
 )
-from mom_client.results import Published, PublishedBatch
+from mom_client.results import Places, Published, PublishedBatch
 from mom_client.routing import Routing, TopicRoute
 from mom_client.translation import DURABILITIES
 from mom_client.wire import error_from_proto
 from mom_core import limits
-from mom_core.batch import group_of
+from mom_core.batch import dedup_hash, group_of
 from mom_core.errors import (
     ErrorCode,
     InvalidArgumentError,
@@ -46,6 +48,10 @@ from mom_proto.v1 import broker_pb2, types_pb2
 
 _PRODUCE: Final = "/mom.v1.Broker/Produce"
 _COMMON_CONTENT_TYPES: Final = frozenset({None, TEXT, JSON, BINARY})
+# Of an id's digest, what chooses the partition.
+_WORD: Final = struct.Struct("<I")
+# Characters that are within the limit however they are encoded.
+_SHORT_DEDUP_ID: Final = limits.DEDUP_ID_BYTES_MAX // 4
 # Messages that one caller adds before others get the loop.
 _ADDS_PER_TURN_MAX: Final = 1_000
 # Topics a producer keeps ready; those with nothing in flight make room.
@@ -92,21 +98,26 @@ class TopicPublisher:
 
     def add(self, message: Message, partition: int | None, sink: Sink, token: object) -> None:
         """Put a message into its lane. Raises MomError when it is not allowed."""
-        key = message.key
+        key, dedup_id = message.key, message.dedup_id
         if (
             message.headers
-            or message.priority
-            or message.deliver_at_ms
+            or not 0 <= message.priority <= 9
+            or not 0 <= message.deliver_at_ms <= limits.TIMESTAMP_MS_MAX
             or message.expires_at_ms
             or message.id is not None
+            or (dedup_id is not None and not 0 < len(dedup_id) <= _SHORT_DEDUP_ID)
             or message.content_type not in _COMMON_CONTENT_TYPES
             or len(message.value) > self._message_bytes_max
             or (key is not None and len(key) > limits.KEY_BYTES_MAX)
         ):
             check_message(message, self._message_bytes_max)
         key_hash = None if key is None else murmur2(key)
+        dedup = None if dedup_id is None else dedup_hash(dedup_id)
         if partition is not None:
             lane = self.lanes[self.route.check_partition(partition)]
+        elif key_hash is None and dedup is not None:
+            # The same id must meet the same owner.
+            lane = self.lanes[self._partitioner.of_hash(_WORD.unpack_from(dedup)[0])]
         elif key_hash is None:
             lane = self._sticky
             if lane.building is None:
@@ -114,7 +125,7 @@ class TopicPublisher:
         else:
             lane = self.lanes[self._partitioner.of_hash(key_hash)]
         group = group_of(message, self._fair_header) if self._fair_header else None
-        self._producer.add(lane, message, key_hash, group, sink, token)
+        self._producer.add(lane, message, key_hash, group, dedup, sink, token)
 
     def _rotate(self) -> Lane:
         """The next lane in turn, passing by those that are in trouble if any is not."""
@@ -317,6 +328,7 @@ class Producer:
         message: Message,
         key_hash: int | None,
         group: int | None,
+        dedup: bytes | None,
         sink: Sink,
         token: object,
     ) -> None:
@@ -328,7 +340,7 @@ class Producer:
         if batch is None:
             batch = self._open(lane)
         builder = batch.builder
-        builder.add(message, key_hash, group)
+        builder.add(message, key_hash, group, dedup)
         size = builder.size_bytes
         self._in_flight_bytes += size - batch.size
         batch.size = size
@@ -548,6 +560,7 @@ class Producer:
             duplicate=result.duplicate,
             created=lane.topic_name in self._routing.created,
             own_ids=batch.own_ids,
+            places=places_of(batch.builder.count, result),
         )
 
     def _finish(self, batch: OutgoingBatch, outcome: PublishedBatch | MomError) -> None:
@@ -619,6 +632,16 @@ class Producer:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def places_of(count: int, result: broker_pb2.ProduceResult) -> Places | None:
+    """Where each message of a batch is, when some of them are duplicates."""
+    if not result.duplicate_places:
+        return None
+    firsts = dict(zip(result.duplicate_places, result.duplicate_offsets, strict=True))
+    following = itertools.count(result.base_offset)
+    offsets = [firsts[one] if one in firsts else next(following) for one in range(count)]
+    return Places(offsets, frozenset(firsts))
 
 
 def _split(

@@ -30,6 +30,13 @@ from mom_proto.v1 import broker_pb2
 _RECEIVE: Final = "/mom.v1.Broker/Receive"
 _SETTLE: Final = "/mom.v1.Broker/Settle"
 
+_DONE_BEFORE: Final[dict[int, tuple[str, ...]]] = {
+    broker_pb2.SETTLE_ACTION_ACK: (ErrorCode.ALREADY_SETTLED.value,),
+    # After its last delivery, giving it back settles it.
+    broker_pb2.SETTLE_ACTION_NACK: (ErrorCode.ALREADY_SETTLED.value, ErrorCode.LEASE_LOST.value),
+    broker_pb2.SETTLE_ACTION_RELEASE: (ErrorCode.ALREADY_SETTLED.value, ErrorCode.LEASE_LOST.value),
+}
+
 
 class Queues:
     """Leases and settles at owners."""
@@ -296,8 +303,8 @@ class Queues:
             if retriable is not None:
                 last_error = retriable
                 continue
-            if repeated and ranges[place].action == broker_pb2.SETTLE_ACTION_ACK:
-                _forgive_settled_before(result)
+            if repeated:
+                _forgive_settled_before(ranges[place].action, result)
             results[place] = result
         return last_error
 
@@ -355,8 +362,12 @@ def _worth_another_try(result: broker_pb2.SettleResult) -> MomError | None:
     return None
 
 
-def _forgive_settled_before(result: broker_pb2.SettleResult) -> None:
-    """An ack that was sent twice and found its message settled did so itself."""
-    kept = [one for one in result.failures if one.error.code != ErrorCode.ALREADY_SETTLED.value]
+def _forgive_settled_before(action: int, result: broker_pb2.SettleResult) -> None:
+    """What was sent twice and found its work done did it itself.
+
+    Where a message was to be given back, that its lease is gone is what was asked for, too.
+    """
+    forgiven = _DONE_BEFORE.get(action, ())
+    kept = [one for one in result.failures if one.error.code not in forgiven]
     del result.failures[:]
     result.failures.extend(kept)

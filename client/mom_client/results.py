@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
 from mom_core.dead_letters import DeadLetterFilter, DeathFacts
 from mom_core.ids import id_text, message_id
 from mom_core.message import Message
+from mom_core.positions import Position
 from mom_core.topics import TopicConfig
+
+_NO_ID: Final = bytes(16)
+
+
+class Places(NamedTuple):
+    """Where the messages of a batch are, of which some had landed before under their dedup_id."""
+
+    offsets: Sequence[int]
+    """By the message's place in the batch; of a duplicate the offset of the first one."""
+    duplicates: frozenset[int]
+    """The places of those that were not stored."""
 
 
 class PublishedBatch(msgspec.Struct, frozen=True):
@@ -24,6 +37,8 @@ class PublishedBatch(msgspec.Struct, frozen=True):
     created: bool = False
     own_ids: dict[int, bytes] | None = None
     """Ids that producers gave themselves, by the message's place in the batch."""
+    places: Places | None = None
+    """None: one after the other from the base offset on."""
 
 
 class Published(msgspec.Struct, frozen=True, gc=False):
@@ -41,7 +56,13 @@ class Published(msgspec.Struct, frozen=True, gc=False):
     @property
     def offset(self) -> int:
         """The offset in the partition."""
-        return self.batch.base_offset + self.index
+        places = self.batch.places
+        return self.batch.base_offset + self.index if places is None else places.offsets[self.index]
+
+    @property
+    def position(self) -> str:
+        """Partition and offset as text, such as ``0:42``: by it a message is cancelled or moved."""
+        return str(Position(self.partition, self.offset))
 
     @property
     def epoch(self) -> int:
@@ -50,16 +71,23 @@ class Published(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def id(self) -> bytes:
-        """The message's id: 16 bytes, a UUIDv7 unless the producer gave another."""
-        own_ids = self.batch.own_ids
+        """The message's id: 16 bytes, a UUIDv7 unless the producer gave another.
+
+        Zeros for a message that was not stored, as one with its dedup_id was there: the offset
+        tells which.
+        """
+        own_ids, places = self.batch.own_ids, self.batch.places
+        if places is not None and self.index in places.duplicates:
+            return _NO_ID
         if own_ids is not None and self.index in own_ids:
             return own_ids[self.index]
-        return message_id(self.batch.base_id, self.index)
+        stored = self.index if places is None else self.offset - self.batch.base_offset
+        return message_id(self.batch.base_id, stored)
 
     @property
     def id_text(self) -> str:
-        """The message's id in the usual form."""
-        return id_text(self.id)
+        """The message's id in the usual form; empty for one that was not stored."""
+        return id_text(self.id) if self.id != _NO_ID else ""
 
     @property
     def durability(self) -> str:
@@ -68,8 +96,9 @@ class Published(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def duplicate(self) -> bool:
-        """Whether an earlier try of the same batch had landed already."""
-        return self.batch.duplicate
+        """Whether an earlier try of the same batch, or one with its dedup_id, had landed."""
+        places = self.batch.places
+        return self.batch.duplicate or (places is not None and self.index in places.duplicates)
 
     @property
     def created(self) -> bool:

@@ -62,6 +62,7 @@ def topic_of_wire(topic: types_pb2.Topic) -> TopicConfig:
         retention_ms=topic.retention_ms,
         retention_bytes=topic.retention_bytes,
         message_bytes_max=topic.message_bytes_max,
+        dedup_window_ms=topic.dedup_window_ms,
         created_at_ms=topic.created_at_ms,
         queue=queue,
         messages_max=topic.messages_max,

@@ -173,6 +173,13 @@ class GrpcStream:
         self._call.cancel()
 
 
+def open_tcp_channel(address: str) -> grpc.aio.Channel:
+    """A channel to ``host:port``; it connects with its first call."""
+    import grpc
+
+    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+
+
 class GrpcChannels:
     """Channels to processes by address: the Transport port over gRPC.
 
@@ -181,7 +188,12 @@ class GrpcChannels:
     threads, which must be gone before a fork.
     """
 
-    def __init__(self, token: str | None = None) -> None:
+    def __init__(
+        self,
+        token: str | None = None,
+        open_channel: Callable[[str], grpc.aio.Channel] = open_tcp_channel,
+    ) -> None:
+        self._open_channel = open_channel
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._made_s: dict[str, float] = {}
@@ -305,9 +317,7 @@ class GrpcChannels:
         if channel is None:
             if len(self._channels) >= CONNECTIONS_MAX:
                 raise InternalError(f"more than {CONNECTIONS_MAX} connections are open")
-            import grpc
-
-            channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+            channel = self._open_channel(address)
             self._channels[address] = channel
             self._made_s[address] = asyncio.get_running_loop().time()
         return channel

@@ -46,6 +46,8 @@ NODE_WAITERS_MAX: Final = 10_000
 
 RECEIVE_MESSAGES_MAX: Final = 10_000
 SETTLE_RANGES_MAX: Final = 10_000
+# Waiting messages that one call cancels or moves.
+RESCHEDULE_MESSAGES_MAX: Final = 1_000
 LEASE_MS_DEFAULT: Final = 30_000
 LEASE_MS_MIN: Final = 1_000
 LEASE_MS_MAX: Final = 12 * 3600 * 1000
@@ -89,6 +91,12 @@ HEARTBEAT_TIMEOUT_MS: Final = 2_500
 # A leader that stops renewing is replaced after this long: under the promised 3 s.
 LEADER_LEASE_MS: Final = 2_000
 LEADER_RENEW_MS: Final = 600
+# Nodes that start together cause one round of placing.
+PLACEMENT_DEBOUNCE_MS: Final = 50
+# An unchanged routing table is confirmed this often, so that a silent stream means a dead one.
+ROUTING_BEAT_MS: Final = 10_000
+# How often partitions are looked at. A queue's acknowledged messages take room until then.
+RETENTION_SWEEP_MS: Final = 1_000
 
 TOKEN_CACHE_MS: Final = 10_000
 TOKENS_MAX: Final = 10_000
@@ -167,6 +175,32 @@ RETRY_AFTER_MS_DEFAULT: Final = 1_000
 # The longest wait that a nack may ask for; later needs a schedule of its own. SQS allows 12 hours.
 SETTLE_DELAY_MS_MAX: Final = 7 * 24 * 3600 * 1000
 
+# The dedup window of a topic, and the ids that a node remembers over all its partitions: each takes
+# about 170 bytes. Beyond them messages with a dedup_id are refused for a while.
+DEDUP_ID_BYTES_MAX: Final = 256
+DEDUP_WINDOW_MS_MIN: Final = 1_000
+DEDUP_WINDOW_MS_DEFAULT: Final = 5 * 60 * 1000
+DEDUP_WINDOW_MS_MAX: Final = 24 * 3600 * 1000
+DEDUP_IDS_MAX: Final = 1_000_000
+# Ids whose batches were trimmed before the window ended are kept beside the log in values of about
+# this size: large enough that there are few, small enough to write anew when some are added.
+DEDUP_SEGMENT_BYTES: Final = 16 * KIB
+
+# Bodies kept apart, so that one message that waits long does not hold the log behind it. Below so
+# many bytes of log it is not worth a write; and a carried body must free so many times what it
+# takes.
+CARRY_LOG_BYTES_MIN: Final = 4 * MIB
+CARRY_SHARE: Final = 8
+# One pass, which reads a batch for each message at worst and ends with a snapshot; and one write of
+# it, of the size of a usual commit.
+CARRY_MESSAGES_MAX: Final = 2_000
+CARRY_BYTES_MAX: Final = 1 * MIB
+# Of one partition. A node remembers about 400 bytes for each; beyond it the log waits.
+KEPT_BODIES_MAX: Final = 100_000
+# Values beside the log that one commit writes or removes, and that one read fetches: each is a
+# command or a row of its own, a few milliseconds of the store's time together.
+KEPT_VALUES_PER_COMMIT_MAX: Final = 4_000
+KEPT_READS_MAX: Final = 256
 # A queue's rate limit, messages a second. Below one an hour a pause says it better; above the
 # highest no node leases anyway.
 RATE_PER_S_MIN: Final = 1 / 3600

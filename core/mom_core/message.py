@@ -99,7 +99,18 @@ def check_message(message: Message, message_bytes_max: int) -> None:
         )
     if message.id is not None and len(message.id) != 16:
         raise InvalidArgumentError("id must be 16 bytes (a UUID)", field="id")
+    if message.dedup_id is not None:
+        _check_dedup_id(message.dedup_id)
     _check_times(message)
+
+
+def _check_dedup_id(dedup_id: str) -> None:
+    size = len(dedup_id.encode())
+    if not 0 < size <= limits.DEDUP_ID_BYTES_MAX:
+        raise InvalidArgumentError(
+            f"dedup_id has {size} bytes; 1 to {limits.DEDUP_ID_BYTES_MAX} are allowed",
+            field="dedup_id",
+        )
 
 
 def _check_times(message: Message) -> None:

@@ -6,9 +6,10 @@ The Store port is the contract that ``tests/conformance`` checks against every e
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -82,6 +83,7 @@ class NewBatch(msgspec.Struct, frozen=True):
 
     data: bytes
     count: int
+    """0, with no data: nothing to append, but the producer's sequence counts as landed."""
     append_time_ms: int
     """The owner's reading of the store's clock, never lower than the batch before it."""
     producer_id: int = 0
@@ -105,6 +107,9 @@ class Appended(NamedTuple):
     base_offset: int
 
 
+NOTHING_KEPT: Final[Mapping[str, bytes | None]] = MappingProxyType({})
+
+
 class Commit(NamedTuple):
     """One atomic write to a partition by its owner."""
 
@@ -121,6 +126,20 @@ class Commit(NamedTuple):
     """One opaque journal entry, appended; empty: none."""
     snapshot: bytes | None = None
     """Replaces snapshot and journal (the entry of this same commit included)."""
+    kept: Mapping[str, bytes | None] = NOTHING_KEPT
+    """Values to keep beside the log under keys of the partition's own; None removes one."""
+    makes_room: bool = False
+    """What it keeps stands for more that a trim can then remove: a full store takes it."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the values to keep."""
+        return sum(len(value) for value in self.kept.values() if value is not None)
+
+    @property
+    def grows(self) -> bool:
+        """Whether a full store refuses it."""
+        return bool(self.batches) or (self.kept_bytes > 0 and not self.makes_room)
 
 
 class CommitResult(NamedTuple):
@@ -303,7 +322,7 @@ class Store(Protocol):
 
         Raises StaleEpochError when a newer owner claimed the partition or the store lost commits
         (claim again under a higher epoch), StoreError (store_full) at the memory limit when the
-        commit has batches; one with only journal or snapshot still lands.
+        commit :attr:`~Commit.grows`; one with only journal or snapshot still lands.
         """
 
     async def read(
@@ -327,6 +346,11 @@ class Store(Protocol):
         """As :meth:`read`, up to ``batches_max`` batches, but only the first bytes of each:
         ``bytes_each``, and ``bytes_per_record`` for each of its records.
         """
+
+    async def read_kept(
+        self, partition: PartitionId, keys: Sequence[str]
+    ) -> tuple[bytes | None, ...]:
+        """What commits kept beside the log under each key; None where there is nothing."""
 
     async def offset_at(self, partition: PartitionId, timestamp_ms: int) -> int:
         """The base offset of the first batch appended at or after the time, else next_offset."""

@@ -55,6 +55,22 @@ class RangeSet:
         if self._firsts and self._firsts[0] < offset:
             self._firsts[0] = offset
 
+    def remove(self, first: int, end: int) -> None:
+        """Take [first, end) out."""
+        low = bisect_right(self._ends, first)
+        high = bisect_left(self._firsts, end)
+        if low >= high or first >= end:
+            return
+        before = [(self._firsts[low], first)] if self._firsts[low] < first else []
+        behind = [(end, self._ends[high - 1])] if self._ends[high - 1] > end else []
+        self._firsts[low:high] = [one[0] for one in (*before, *behind)]
+        self._ends[low:high] = [one[1] for one in (*before, *behind)]
+
+    def next_from(self, offset: int) -> int | None:
+        """The lowest member that is not below ``offset``."""
+        place = bisect_right(self._ends, offset)
+        return max(offset, self._firsts[place]) if place < len(self._firsts) else None
+
     def end_at(self, offset: int) -> int:
         """The end of the range that holds ``offset``, or ``offset`` itself if none does."""
         place = bisect_right(self._firsts, offset) - 1
@@ -63,6 +79,10 @@ class RangeSet:
     def first_end(self) -> tuple[int, int] | None:
         """The lowest range."""
         return (self._firsts[0], self._ends[0]) if self._firsts else None
+
+    def within(self, first: int, end: int) -> list[tuple[int, int]]:
+        """What of [first, end) is in the set."""
+        return [(low, high) for low, high, inside in self.split(first, end) if inside]
 
     def split(self, first: int, end: int) -> Iterator[tuple[int, int, bool]]:
         """Cut [first, end) into pieces that are wholly in the set (True) or wholly outside."""

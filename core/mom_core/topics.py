@@ -119,6 +119,8 @@ class TopicConfig(msgspec.Struct, frozen=True, kw_only=True):
     retention_bytes: int
     """How many bytes of messages each partition keeps."""
     message_bytes_max: int
+    dedup_window_ms: int = limits.DEDUP_WINDOW_MS_DEFAULT
+    """How long a second message with the same dedup_id is not stored. 0: it is stored."""
     created_at_ms: int
     queue: QueueSettings | None = None
     """Set for a queue, None for a topic."""
@@ -377,6 +379,10 @@ def _topic_settings(retention_ms: int) -> dict[str, _Setting]:
             limits.MESSAGE_BYTES_MAX_DEFAULT,
             _size(limits.MESSAGE_BYTES_MAX_MIN, limits.MESSAGE_BYTES_MAX_HARD),
         ),
+        "dedup_window_ms": _Setting(
+            limits.DEDUP_WINDOW_MS_DEFAULT,
+            _duration(limits.DEDUP_WINDOW_MS_MIN, limits.DEDUP_WINDOW_MS_MAX, zero="no window"),
+        ),
     }
 
 
@@ -470,6 +476,7 @@ def _topic_of(
         retention_ms=values["retention_ms"],
         retention_bytes=values["retention_bytes"],
         message_bytes_max=values["message_bytes_max"],
+        dedup_window_ms=values["dedup_window_ms"],
         created_at_ms=created_at_ms,
         queue=_queue_of(values, name) if kind is TopicKind.QUEUE else None,
         messages_max=values.get("messages_max", 0),
@@ -664,6 +671,7 @@ def show_topic(config: TopicConfig) -> dict[str, Any]:
         "retention_ms": config.retention_ms,
         "retention_bytes": config.retention_bytes,
         "message_bytes_max": config.message_bytes_max,
+        "dedup_window_ms": config.dedup_window_ms,
         "created_at_ms": config.created_at_ms,
     }
     if config.queue is not None:

@@ -17,7 +17,7 @@ from mom_gateway.dispatch import Dispatcher
 from mom_gateway.http import json_bytes
 from mom_gateway.openapi import Entry, build_document
 from mom_gateway.operations import Described
-from mom_gateway.routes import leases, messages, records
+from mom_gateway.routes import leases, messages, records, rescheduling
 from mom_gateway.routes.cluster import CLUSTER
 from mom_gateway.routes.dead_letters import DEAD_LETTERS
 from mom_gateway.routes.health import HEALTH
@@ -35,7 +35,12 @@ from mom_process.web_server import WebServer
 
 _log = logging.getLogger(__name__)
 
-PLAIN_ROUTES: Final[tuple[Route, ...]] = (*records.ROUTES, *messages.ROUTES, *leases.ROUTES)
+PLAIN_ROUTES: Final[tuple[Route, ...]] = (
+    *records.ROUTES,
+    *messages.ROUTES,
+    *rescheduling.ROUTES,
+    *leases.ROUTES,
+)
 CONTROL_ROUTES: Final[tuple[Described, ...]] = (
     TOPICS,
     QUEUES,

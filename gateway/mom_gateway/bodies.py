@@ -73,6 +73,11 @@ class MessageIn(Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
         int,
         Meta(description="A queue does not deliver it from then on, milliseconds since the epoch."),
     ] = 0
+    dedup_id: Annotated[
+        str | None,
+        Meta(description="A second message with it is answered as a duplicate and not stored "
+             "within the dedup window. Without key it also chooses the partition."),
+    ] = None  # fmt: skip
 
 
 class RecordsIn(MessageIn, forbid_unknown_fields=True, kw_only=True):
@@ -219,13 +224,14 @@ def message_of(item: MessageIn, now_ms: int) -> Message:
         content_type,
         item.timestamp_ms,
         None if item.id is None else parse_id(item.id),
-        _moment(item.deliver_at_ms, item.delay_ms, ("deliver_at_ms", "delay_ms"), now_ms),
-        _moment(item.expires_at_ms, item.ttl_ms, ("expires_at_ms", "ttl_ms"), now_ms),
+        moment_of(item.deliver_at_ms, item.delay_ms, ("deliver_at_ms", "delay_ms"), now_ms),
+        moment_of(item.expires_at_ms, item.ttl_ms, ("expires_at_ms", "ttl_ms"), now_ms),
         item.priority,
+        item.dedup_id,
     )
 
 
-def _moment(at_ms: int, after_ms: int, fields: tuple[str, str], now_ms: int) -> int:
+def moment_of(at_ms: int, after_ms: int, fields: tuple[str, str], now_ms: int) -> int:
     """A time that is given as such, or as a wait from now; 0: neither."""
     if not after_ms:
         return at_ms

@@ -50,8 +50,11 @@ class PublishedOut(Struct, omit_defaults=True, gc=False):
     partition: int
     offset: int
     durability: Annotated[str, Meta(description="memory, os, fsync, replicated or provider.")]
-    id: str
-    duplicate: Annotated[bool, Meta(description="An earlier try had landed already.")] = False
+    id: Annotated[str, Meta(description="Absent for a message that was not stored.")] = ""
+    duplicate: Annotated[
+        bool,
+        Meta(description="An earlier try, or a message with the same dedup_id, had landed there."),
+    ] = False
 
 
 class PublishReply(Struct, omit_defaults=True):
@@ -185,14 +188,14 @@ def show_results(
             continue
         if result.batch is not batch:
             batch = result.batch
-            ids = None if batch.own_ids else BatchIds(batch.base_id)
+            ids = None if batch.own_ids or batch.places else BatchIds(batch.base_id)
         shown.append(
             PublishedOut(
                 batch.partition,
-                batch.base_offset + result.index,
+                result.offset,
                 batch.durability,
                 ids.text(result.index) if ids else result.id_text,
-                batch.duplicate,
+                result.duplicate,
             )
         )
     return shown

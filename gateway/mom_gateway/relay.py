@@ -51,10 +51,10 @@ METHODS: Final = frozenset(
         *(
             _BROKER + name
             for name in (
-                "Produce", "Fetch", "Receive", "Settle", "Browse", "AcquirePartitions",
-                "CommitOffsets", "ReleasePartitions", "SeekSubscription", "DescribePartitions",
-                "PurgeSubscription", "StartRedrive", "GetOperation", "ListOperations",
-                "CancelOperation",
+                "Produce", "Fetch", "Receive", "Settle", "Reschedule", "Browse",
+                "AcquirePartitions", "CommitOffsets", "ReleasePartitions",
+                "SeekSubscription", "DescribePartitions", "PurgeSubscription", "StartRedrive",
+                "GetOperation", "ListOperations", "CancelOperation",
             )
         ),
         *(

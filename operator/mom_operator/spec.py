@@ -323,13 +323,16 @@ class TopicSpec(_Camel, frozen=True, kw_only=True):
     message_bytes_max: str | int | None = None
     retain_until_acked: bool | None = None
     """Whether a message goes when all subscriptions have handled it, and not before."""
+    dedup_window: str | None = None
     subscriptions: tuple[Subscription, ...] | None = None
     """None: unmanaged."""
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
 
     def settings(self) -> dict[str, object]:
         """What is managed, in the shown form of :mod:`mom_core.topics`."""
-        log = _log_settings(self.partitions, self.retention, self.message_bytes_max)
+        log = _log_settings(
+            self.partitions, self.retention, self.message_bytes_max, self.dedup_window
+        )
         return log | _given(retain_until_acked=self.retain_until_acked)
 
 
@@ -344,11 +347,14 @@ class QueueSpec(DeliverySpec, frozen=True, kw_only=True):
     message_bytes_max: str | int | None = None
     messages_max: int | None = None
     """New messages are refused while it holds so many; 0: no bound."""
+    dedup_window: str | None = None
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
 
     def settings(self) -> dict[str, object]:
         """What is managed, in the shown form of :mod:`mom_core.topics`."""
-        log = _log_settings(self.partitions, self.retention, self.message_bytes_max)
+        log = _log_settings(
+            self.partitions, self.retention, self.message_bytes_max, self.dedup_window
+        )
         return log | _given(messages_max=self.messages_max) | self.delivery_settings()
 
 
@@ -493,13 +499,17 @@ def _cluster_key(reference: ClusterReference, own_namespace: str) -> tuple[str, 
 
 
 def _log_settings(
-    partitions: int | None, retention: Retention, message_bytes_max: str | int | None
+    partitions: int | None,
+    retention: Retention,
+    message_bytes_max: str | int | None,
+    dedup_window: str | None,
 ) -> dict[str, object]:
     return _given(
         partitions=partitions,
         retention_ms=_milliseconds(retention.time, "retention.time"),
         retention_bytes=_bytes(retention.bytes, "retention.bytes"),
         message_bytes_max=_bytes(message_bytes_max, "messageBytesMax"),
+        dedup_window_ms=_milliseconds(dedup_window, "dedupWindow"),
     )
 
 

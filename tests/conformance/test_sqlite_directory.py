@@ -81,3 +81,21 @@ async def test_a_closed_store_says_so(tmp_path: Path) -> None:
         await store.get("a")
     with pytest.raises(StoreError, match="not open"):
         await store.write([])
+
+
+async def test_a_directory_of_the_first_format_is_brought_up(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path, SystemClock())
+    await store.open()
+    partition = PartitionId("e" * 32, 0)
+    await store.claim(partition, 1)
+    await store.commit(Commit(partition, 1, 1, [NewBatch(b"x", 1, 1)]))
+    await store.close()
+    with sqlite3.connect(tmp_path / DATABASE_NAME) as database:
+        database.executescript("DROP TABLE kept; PRAGMA user_version = 1;")
+    database.close()
+    again = SqliteStore(tmp_path, SystemClock())
+    await again.open()
+    await again.commit(Commit(partition, 1, 2, kept={"a": b"1"}))
+    assert await again.read_kept(partition, ["a"]) == (b"1",)
+    assert (await again.read(partition, 0, 10))[0].data == b"x"
+    await again.close()

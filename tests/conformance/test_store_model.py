@@ -21,12 +21,15 @@ new_batches = st.lists(
     st.builds(
         NewBatch,
         data=st.binary(min_size=1, max_size=300),
-        count=st.integers(1, 50),
+        count=st.integers(0, 50),
         append_time_ms=st.just(0),
         producer_id=st.integers(0, 2),
         sequence=st.integers(0, 4),
     ),
     max_size=5,
+)
+values = st.dictionaries(
+    st.sampled_from("abc"), st.none() | st.binary(max_size=20), min_size=1, max_size=3
 )
 rules = st.builds(
     TrimRule,
@@ -38,6 +41,7 @@ operations = st.lists(
     st.one_of(
         st.tuples(st.just("commit"), new_batches, st.binary(max_size=5)),
         st.tuples(st.just("snapshot"), new_batches, st.binary(max_size=5)),
+        st.tuples(st.just("keep"), new_batches, values),
         st.tuples(st.just("repeat")),
         st.tuples(st.just("claim"), st.integers(-1, 2)),
         st.tuples(st.just("trim"), rules),
@@ -74,16 +78,19 @@ class Owner:
         assert engine == model
         return engine
 
-    async def commit(self, batches: list[NewBatch], journal: bytes, **more: bytes) -> None:
+    async def commit(self, batches: list[NewBatch], journal: bytes, **more: Any) -> None:
         self.time_ms += 3
-        timed = [structs.replace(one, append_time_ms=self.time_ms) for one in batches]
+        timed = [
+            structs.replace(one, append_time_ms=self.time_ms, data=one.data if one.count else b"")
+            for one in batches
+        ]
         self.number += 1
         self.last = Commit(self.partition, self.epoch, self.number, timed, journal, **more)
         appended, _ = await self.both(lambda store: store.commit(self.last))
         self.log += [
             (one.base_offset, batch.data)
             for one, batch in zip(appended, timed, strict=True)
-            if one.outcome is AppendOutcome.APPENDED
+            if one.outcome is AppendOutcome.APPENDED and batch.count
         ]
 
     async def run(self, operation: tuple[Any, ...]) -> None:
@@ -92,6 +99,8 @@ class Owner:
                 await self.commit(batches, journal)
             case ("snapshot", batches, snapshot):
                 await self.commit(batches, b"", snapshot=snapshot)
+            case ("keep", batches, kept):
+                await self.commit(batches, b"", kept=kept)
             case ("repeat",) if self.last is not None:
                 await self.both(lambda store: store.commit(self.last))
             case ("claim", step):
@@ -109,6 +118,7 @@ class Owner:
     async def check(self) -> None:
         """Walk the log from its start; it must be the end of what was acknowledged."""
         await self.both(lambda store: store.load(self.partition, self.epoch))
+        await self.both(lambda store: store.read_kept(self.partition, ["a", "b", "c"]))
         walked: list[tuple[int, bytes]] = []
         offset = 0
         while found := await self.stores[0].read(self.partition, offset, 500):

@@ -536,6 +536,11 @@ async def test_the_operator_learns_what_waits_from_all_nodes(name: str) -> None:
     async with own_cluster(2, secret) as cluster:
         admin = Admin(cluster.master.address, secret, SystemClock())
         async with mom_client.connect(cluster.nodes[0].address, token=secret) as client:
+
+            async def both_registered() -> bool:
+                return len((await client.cluster()).nodes) == 2
+
+            await until(both_registered, "both nodes get partitions")
             await client.create_topic(name, partitions=4)
             await client.create_subscription(name, "mail", mode="queue", dead_letter=f"{name}.dlq")
             await client.create_subscription(name, "reader")

@@ -172,6 +172,8 @@ REFUSED_AT_CREATION = [
     (TOPIC, "spec.retention.time", "10ms", 'must be from 1s to 878400h, or "0"'),
     (TOPIC, "spec.retention.bytes", "1Ki", "must be from 1Mi to 1Pi"),
     (TOPIC, "spec.messageBytesMax", 9_000_000, "must be from 1Ki to 8Mi"),
+    (TOPIC, "spec.dedupWindow", "25h", 'must be from 1s to 24h, or "0" for none'),
+    (QUEUE, "spec.dedupWindow", "10ms", 'must be from 1s to 24h, or "0" for none'),
     (TOPIC, "spec.subscriptions.0.start", "yesterday", "spec.subscriptions[0].start"),
     (TOPIC, "spec.subscriptions.0.ackTimeout", "30s", "ackTimeout is a setting of queue mode"),
     (TOPIC, "spec.subscriptions.0.sessionTimeout", "6m", "must be from 1s to 5m"),

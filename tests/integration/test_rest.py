@@ -503,6 +503,12 @@ class Examples:
             await ok(self._rest, "POST", topic, json={"value": 1})
             received = await ok(self._rest, "POST", f"{base}/messages:receive")
             body = body.replace(EXAMPLE_RECEIPT, received["messages"][0]["receipt"])
+        if '"0:12"' in body:
+            base = self.path(path).partition("/messages")[0]
+            topic = "/v1/topics/orders/records" if "orders" in base else f"{base}/messages"
+            later = {"value": 1, "deliver_at_ms": 4_000_000_000_000}
+            (sent,) = (await ok(self._rest, "POST", topic, json=later))["results"]
+            body = body.replace("0:12", f"{sent['partition']}:{sent['offset']}")
         if "generation" in body:
             base = self.path(path).partition("/leases")[0]
             member = {"member_id": "worker-1"}

@@ -22,6 +22,7 @@ from mom_broker.master.totals import Totals
 from mom_broker.master.waiting import ended
 from mom_broker.master.writer import ControlWriter
 from mom_broker.rpc.auth import Authenticator
+from mom_broker.rpc.network import Network
 from mom_broker.rpc.peers import GrpcTransport
 from mom_broker.rpc.server import RpcServer
 from mom_broker.storage.catalog_view import CatalogView
@@ -50,6 +51,7 @@ class Master:
         clock: Clock,
         random: Random,
         registry: CollectorRegistry | None = None,
+        network: Network | None = None,
     ) -> None:
         self.settings = settings
         self.registry = registry if registry is not None else CollectorRegistry()
@@ -60,7 +62,9 @@ class Master:
         self._authenticator = Authenticator(
             store, clock, settings.open_to_all, settings.cluster_token
         )
-        self._server = RpcServer(parse_address(settings.listen), self._authenticator, SERVICES)
+        self._server = RpcServer(
+            parse_address(settings.listen), self._authenticator, SERVICES, network
+        )
         unique = random.bytes(HOLDER_BYTES).hex()
         self._leadership = Leadership(
             store,
@@ -72,10 +76,11 @@ class Master:
             master_id=settings.master_id or f"master-{unique}",
             on_start=self._begin_term,
             on_end=self._end_term,
+            cadence=settings.cadence,
         )
         writer = ControlWriter(store, self._view, self._leadership, clock)
-        self._nodes = Registry(store, self._view, writer, clock, self.registry)
-        self._placer = Placer(self._view, writer, clock, self.registry)
+        self._nodes = Registry(store, self._view, writer, clock, self.registry, settings.cadence)
+        self._placer = Placer(self._view, writer, clock, self.registry, settings.cadence)
         self._deletions = Deletions(store, writer, clock)
         self._cluster = Cluster(
             store,
@@ -86,7 +91,7 @@ class Master:
             clock=clock,
             random=random,
         )
-        self._transport = GrpcTransport(settings.cluster_token)
+        self._transport = GrpcTransport(settings.cluster_token, network)
         topics = TopicAdmin(store, self._view, writer, self._placer, self._deletions, random)
         master_pb2_grpc.add_MasterServicer_to_server(
             MasterService(
@@ -102,7 +107,9 @@ class Master:
             self._server.grpc,
         )
         # Its constructor makes the methods that seem to be missing.
-        self._routing = RoutingService(self._view, self._authenticator)  # type: ignore[abstract]
+        self._routing = RoutingService(  # type: ignore[abstract]
+            self._view, self._authenticator, settings.cadence.routing_beat_ms
+        )
         broker_pb2_grpc.add_BrokerServicer_to_server(self._routing, self._server.grpc)
         self._leading_task: asyncio.Task[None] | None = None
         self._term_tasks: list[asyncio.Task[None]] = []

@@ -1,9 +1,9 @@
 """Which master leads.
 
 A lease in the store decides: whoever holds it leads, and writes its address under the key
-``leader``. The holder renews it every LEADER_RENEW_MS for LEADER_LEASE_MS. By its own monotonic
-clock, counted from before each renewal was asked for, it stops leading before the lease can have
-ended in the store, so a master that was paused or cut off never leads beside another.
+``leader``. The holder renews it every ``leader_renew_ms`` for ``leader_lease_ms``. By its own
+monotonic clock, counted from before each renewal was asked for, it stops leading before the lease
+can have ended in the store, so a master that was paused or cut off never leads beside another.
 
 That record is also the fence: every write of a leader names the record's revision (see
 :mod:`mom_broker.master.writer`), so even a write that was under way when the lease ended is refused
@@ -27,17 +27,15 @@ from typing import Final, NamedTuple
 from mom_broker.master.waiting import within, woken
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core import catalog
+from mom_core.cadence import STANDARD, Cadence
 from mom_core.catalog import LEADER_KEY, LEADER_LEASE, LeaderRecord
 from mom_core.errors import ConflictError, ErrorCode, MomError, RoutingError
-from mom_core.limits import LEADER_LEASE_MS, LEADER_RENEW_MS
 from mom_core.ports import Clock, KeyWrite, LeaseGrant, Store
 
 # Stop leading this long before the lease can end, for clocks that run at different speeds.
 LEASE_MARGIN_MS: Final = 200
 # Between two attempts while the store does not answer.
 RETRY_MS: Final = 100
-# How long one question to the store may take before the attempt counts as failed.
-ATTEMPT_MS_MAX: Final = LEADER_LEASE_MS - LEASE_MARGIN_MS
 # A stopping leader tries this long to hand over; else its lease runs out.
 RELEASE_MS_MAX: Final = 500
 # What a caller is told to wait while nobody leads.
@@ -70,6 +68,7 @@ class Leadership:
         master_id: str,
         on_start: Callable[[], Awaitable[None]],
         on_end: Callable[[], Awaitable[None]],
+        cadence: Cadence = STANDARD,
     ) -> None:
         """``holder`` must be another one each time a process starts.
 
@@ -77,6 +76,9 @@ class Leadership:
         ``on_start`` and ``on_end`` frame each term; ``leading`` is true before the one and false
         before the other.
         """
+        self._cadence = cadence
+        # How long one question to the store may take before the attempt counts as failed.
+        self._attempt_ms_max = cadence.leader_lease_ms - LEASE_MARGIN_MS
         self._store = store
         self._view = view
         self._clock = clock
@@ -131,7 +133,7 @@ class Leadership:
         stop_watching = self._view.subscribe(self._on_change)
         try:
             while True:
-                grant = await self._ask()
+                grant = await self._ask(self._attempt_ms_max)
                 if grant is not None and grant.holder == self._holder:
                     await self._term(grant.token)
                 else:
@@ -147,9 +149,9 @@ class Leadership:
         if grant is None:
             return RETRY_MS
         left_ms = grant.expires_at_ms - self._store.now_ms()
-        return max(RETRY_MS // 4, min(LEADER_RENEW_MS, left_ms + 1))
+        return max(RETRY_MS // 4, min(self._cadence.leader_renew_ms, left_ms + 1))
 
-    async def _ask(self, timeout_ms: int = ATTEMPT_MS_MAX) -> LeaseGrant | None:
+    async def _ask(self, timeout_ms: int) -> LeaseGrant | None:
         """Take or renew the lease; None when the store does not answer."""
         asked_at_ms = self._clock.monotonic_ms()
         ask = self._acquire()
@@ -159,11 +161,12 @@ class Leadership:
             _log.warning("the store gives no word on the lead: %s", error.message)
             return None
         if grant.holder == self._holder:
-            self._ends_at_ms = asked_at_ms + LEADER_LEASE_MS - LEASE_MARGIN_MS
+            self._ends_at_ms = asked_at_ms + self._attempt_ms_max
         return grant
 
     async def _acquire(self) -> LeaseGrant:
-        grant = await self._store.acquire_lease(LEADER_LEASE, self._holder, LEADER_LEASE_MS)
+        lease_ms = self._cadence.leader_lease_ms
+        grant = await self._store.acquire_lease(LEADER_LEASE, self._holder, lease_ms)
         process = grant.holder.rpartition(PROCESS_MARK)[2]
         if grant.holder == self._holder or not process or not self._is_gone(process):
             return grant
@@ -172,7 +175,7 @@ class Leadership:
         )
         # In the dead one's name: nothing happens if another has the lease by now.
         await self._store.release_lease(LEADER_LEASE, grant.holder)
-        return await self._store.acquire_lease(LEADER_LEASE, self._holder, LEADER_LEASE_MS)
+        return await self._store.acquire_lease(LEADER_LEASE, self._holder, lease_ms)
 
     async def _term(self, token: int) -> None:
         self._deposed.clear()
@@ -210,12 +213,12 @@ class Leadership:
 
     async def _keep(self, token: int) -> None:
         """Renew until the lease is lost or about to end."""
-        wait_ms = LEADER_RENEW_MS
+        wait_ms = self._cadence.leader_renew_ms
         while self.leading and not await woken(
             self._clock, self._deposed, min(wait_ms, self._left_ms())
         ):
             grant = await self._ask(self._left_ms())
-            wait_ms = LEADER_RENEW_MS if grant is not None else RETRY_MS
+            wait_ms = self._cadence.leader_renew_ms if grant is not None else RETRY_MS
             if grant is not None and (grant.holder, grant.token) != (self._holder, token):
                 self._ends_at_ms = 0
 

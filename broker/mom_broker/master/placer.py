@@ -1,8 +1,8 @@
 """Keeps every partition on a node that is there.
 
-Whatever changes in topics or nodes wakes the placer. It waits PLACEMENT_DEBOUNCE_MS, so that nodes
-that start together cause one round, asks :func:`mom_core.placement.place` for what should be, and
-writes each topic's assignment under the revision it was read at, with the next epoch for each
+Whatever changes in topics or nodes wakes the placer. It waits ``placement_debounce_ms``, so that
+nodes that start together cause one round, asks :func:`mom_core.placement.place` for what should be,
+and writes each topic's assignment under the revision it was read at, with the next epoch for each
 partition that moves. Rounds are idempotent: one that was interrupted is simply made again.
 
 A partition whose owner is gone, with nobody to take it, stays with that owner on paper: when the
@@ -23,6 +23,7 @@ from mom_broker.master.writer import ControlWriter
 from mom_broker.rpc.messages import NOBODY
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core import catalog, placement
+from mom_core.cadence import STANDARD, Cadence
 from mom_core.catalog import ASSIGNMENTS_PREFIX, NODES_PREFIX, TOPICS_PREFIX, Assignment, Owner
 from mom_core.errors import ConflictError, MomError
 from mom_core.names import PartitionId
@@ -30,7 +31,6 @@ from mom_core.placement import Move, PlacementNode
 from mom_core.ports import Clock, KeyWrite
 from mom_core.topics import TopicConfig
 
-PLACEMENT_DEBOUNCE_MS: Final = 50
 # Between two attempts while the store does not answer.
 RETRY_MS: Final = 200
 # Assignments in one atomic write: some 50 KB with four partitions each, a few milliseconds.
@@ -45,8 +45,14 @@ class Placer:
     """Places partitions while its master leads."""
 
     def __init__(
-        self, view: CatalogView, writer: ControlWriter, clock: Clock, metrics: CollectorRegistry
+        self,
+        view: CatalogView,
+        writer: ControlWriter,
+        clock: Clock,
+        metrics: CollectorRegistry,
+        cadence: Cadence = STANDARD,
     ) -> None:
+        self._debounce_ms = cadence.placement_debounce_ms
         self._view = view
         self._writer = writer
         self._clock = clock
@@ -66,7 +72,7 @@ class Placer:
         self._dirty.set()
         while True:
             await self._dirty.wait()
-            await self._clock.sleep(PLACEMENT_DEBOUNCE_MS)
+            await self._clock.sleep(self._debounce_ms)
             self._dirty.clear()
             try:
                 await self.place()

@@ -1,13 +1,14 @@
 """Which nodes are there.
 
-A node keeps a stream to the leader. It is lost when its heartbeats stop for HEARTBEAT_TIMEOUT_MS,
-or when its stream breaks and no other comes within RECONNECT_GRACE_MS: a killed process costs
-little time, and a hiccup of the network moves nothing. A node that says it is leaving becomes
-``draining``, is told how many partitions it still has, and is forgotten when its stream ends.
+A node keeps a stream to the leader. It is lost when its heartbeats stop for a whole
+``heartbeat_timeout_ms``, or when its stream breaks and no other comes within RECONNECT_GRACE_MS: a
+killed process costs little time, and a hiccup of the network moves nothing. A node that says it is
+leaving becomes ``draining``, is told how many partitions it still has, and is forgotten when its
+stream ends.
 
 Every node has one deadline, and each of the rules above only sets it: a heartbeat, a broken stream,
 or the beginning of a term, since a new leader can't know how long a node has been silent and so
-gives each a full HEARTBEAT_TIMEOUT_MS.
+gives each a full ``heartbeat_timeout_ms``.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from mom_broker.master.writer import ControlWriter
 from mom_broker.rpc.messages import partitions_by_node
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core import catalog
+from mom_core.cadence import STANDARD, Cadence
 from mom_core.catalog import ASSIGNMENTS_PREFIX, NODES_PREFIX, NodeRecord, NodeState
 from mom_core.errors import ConflictError, InvalidArgumentError, MomError, NotFoundError
-from mom_core.limits import HEARTBEAT_INTERVAL_MS, HEARTBEAT_TIMEOUT_MS
 from mom_core.names import check_name
 from mom_core.ports import Clock, KeyWrite, Store
 from mom_process.addresses import parse_address
@@ -84,7 +85,9 @@ class Registry:
         writer: ControlWriter,
         clock: Clock,
         metrics: CollectorRegistry,
+        cadence: Cadence = STANDARD,
     ) -> None:
+        self._cadence = cadence
         self._store = store
         self._view = view
         self._writer = writer
@@ -107,7 +110,7 @@ class Registry:
         """Expect every node that is not known to be lost."""
         self._intents = await load_intents(self._store)
         self._expected = await load_expected(self._store)
-        deadline_ms = self._clock.monotonic_ms() + HEARTBEAT_TIMEOUT_MS
+        deadline_ms = self._clock.monotonic_ms() + self._cadence.heartbeat_timeout_ms
         self._deadlines_ms = {
             node_id: deadline_ms
             for node_id, record in self._view.nodes.items()
@@ -149,7 +152,9 @@ class Registry:
         """Take a heartbeat, and write down what it changes."""
         if self._sessions.get(session.node_id) is not session:
             return
-        self._deadlines_ms[session.node_id] = self._clock.monotonic_ms() + HEARTBEAT_TIMEOUT_MS
+        self._deadlines_ms[session.node_id] = (
+            self._clock.monotonic_ms() + self._cadence.heartbeat_timeout_ms
+        )
         session.leaving = session.leaving or beat.leaving
         if self._record_of(session) != self._view.nodes.get(session.node_id):
             await self._writer.apply(lambda: (self._record_writes(session), None))
@@ -213,7 +218,7 @@ class Registry:
             # them again as soon as it is back.
             placed = 0
         return master_pb2.MasterBeat(
-            heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS, partitions_placed=placed
+            heartbeat_interval_ms=self._cadence.heartbeat_interval_ms, partitions_placed=placed
         )
 
     def _others_active(self, node_id: str) -> bool:
@@ -322,12 +327,12 @@ class Registry:
                     await self._expire(node_id)
 
     def _next_ms(self) -> int:
-        idle_ms = self._clock.monotonic_ms() + HEARTBEAT_TIMEOUT_MS
+        idle_ms = self._clock.monotonic_ms() + self._cadence.heartbeat_timeout_ms
         return min(self._deadlines_ms.values(), default=idle_ms)
 
     def _forgive(self, late_ms: int) -> None:
         """When this process itself stood still, heartbeats lie unread: nobody is to blame."""
-        if late_ms > HEARTBEAT_INTERVAL_MS:
+        if late_ms > self._cadence.heartbeat_interval_ms:
             _log.warning("this process stood still for %d ms; nodes get that time again", late_ms)
             for node_id in self._deadlines_ms:
                 self._deadlines_ms[node_id] += late_ms

@@ -18,6 +18,7 @@ from mom_broker.rpc.auth import Authenticator
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core.catalog import NodeState
 from mom_core.errors import RoutingError
+from mom_core.limits import ROUTING_BEAT_MS
 from mom_proto.v1 import broker_pb2, broker_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -38,10 +39,15 @@ class RoutingService(broker_pb2_grpc.BrokerServicer):
     The methods that refuse are made from the protocol's own list, so that none is forgotten.
     """
 
-    def __init__(self, view: CatalogView, authenticator: Authenticator) -> None:
+    def __init__(
+        self,
+        view: CatalogView,
+        authenticator: Authenticator,
+        beat_ms: int = ROUTING_BEAT_MS,
+    ) -> None:
         self._view = view
         self._authenticator = authenticator
-        self._watch = RoutingWatch(view, from_master=True)
+        self._watch = RoutingWatch(view, from_master=True, beat_ms=beat_ms)
         for method in _METHODS:
             if method not in vars(RoutingService):
                 setattr(self, method, self._refuser(method))

@@ -50,6 +50,7 @@ _TOPIC_FIELDS: Final = (
     "message_bytes_max",
     "messages_max",
     "retain_until_acked",
+    "dedup_window_ms",
 )
 _SUBSCRIPTION_FIELDS: Final = ("start", "session_ms")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from mom_core.cadence import STANDARD, Cadence
+
 
 class MasterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a master."""
@@ -19,3 +21,4 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The secret that the processes of the cluster share."""
     open_to_all: bool = False
     """Serve without tokens."""
+    cadence: Cadence = STANDARD

@@ -20,6 +20,7 @@ from mom_broker.node.ownership import Ownership
 from mom_broker.node.placed import PlacedPartitions
 from mom_broker.node.receive_stream import ReceiveStreams
 from mom_broker.node.registration import Registration
+from mom_broker.node.reschedule_service import RescheduleService
 from mom_broker.node.retention import Retention
 from mom_broker.node.service import BrokerService
 from mom_broker.node.settings import NodeSettings
@@ -28,6 +29,7 @@ from mom_broker.node.stalls import StallWatch
 from mom_broker.node.subscription_service import SubscriptionService
 from mom_broker.node.totals import Totals
 from mom_broker.rpc.auth import Authenticator
+from mom_broker.rpc.network import Network
 from mom_broker.rpc.peers import GrpcTransport
 from mom_broker.rpc.server import RpcServer
 from mom_broker.storage.catalog_view import CatalogView
@@ -51,13 +53,14 @@ class Node:
         clock: Clock,
         random: Random,
         registry: CollectorRegistry | None = None,
+        network: Network | None = None,
     ) -> None:
         self.settings = settings
         self.registry = registry if registry is not None else CollectorRegistry()
         self._clock = clock
         self._random = random
         self._view = CatalogView(store, clock)
-        self._transport = GrpcTransport(settings.cluster_token)
+        self._transport = GrpcTransport(settings.cluster_token, network)
         self._authenticator = Authenticator(
             store, clock, settings.open_to_all, settings.cluster_token
         )
@@ -75,7 +78,7 @@ class Node:
             clock,
         )
         self._server = RpcServer(
-            parse_address(settings.listen), self._authenticator, ("mom.v1.Broker",)
+            parse_address(settings.listen), self._authenticator, ("mom.v1.Broker",), network
         )
         logs = LogService(placed, self._room, metrics)
         target = DeadLetterTarget(self._view, logs)
@@ -91,9 +94,17 @@ class Node:
             ReceiveStreams(subscriptions, placed, self._room),
             AdministrationService(placed, self.operations, store),
             Totals(self._view, self.ownership, store),
+            RescheduleService(placed),
+            settings.cadence.routing_beat_ms,
         )
         broker_pb2_grpc.add_BrokerServicer_to_server(self._service, self._server.grpc)
-        self._retention = Retention(self.ownership, AckedFloors(placed), store, clock)
+        self._retention = Retention(
+            self.ownership,
+            AckedFloors(placed),
+            store,
+            clock,
+            settings.cadence.retention_sweep_ms,
+        )
         self._stalls = StallWatch(self.ownership, self._view, store, clock)
         self._registration: Registration | None = None
         self._tasks: list[asyncio.Task[None]] = []

@@ -85,6 +85,8 @@ class LogService:
             epoch=owned.log.epoch,
             durability=DURABILITIES[landed.durability],
             duplicate=landed.duplicate,
+            duplicate_places=[place for place, _ in landed.left_out],
+            duplicate_offsets=[offset for _, offset in landed.left_out],
         )
 
     def _refused(self, error: MomError) -> broker_pb2.ProduceResult:

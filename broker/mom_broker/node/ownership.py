@@ -21,6 +21,7 @@ import msgspec
 
 from mom_broker.node.cache import BatchCache
 from mom_broker.node.dead_letters import Target
+from mom_broker.node.dedup import DedupBudget
 from mom_broker.node.partition import Partition, PendingBudget
 from mom_broker.node.rates import QueueRates
 from mom_broker.node.signal import Signal
@@ -37,7 +38,7 @@ from mom_core.errors import (
     StaleEpochError,
 )
 from mom_core.names import PartitionId
-from mom_core.ports import Clock, KeyWrite, Random, Store
+from mom_core.ports import Clock, KeyWrite, PartitionState, Random, Store
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class Ownership:
     ) -> None:
         self.owned: dict[PartitionId, OwnedPartition] = {}
         self.budget = PendingBudget()
+        self.dedup_budget = DedupBudget()
         self.changed = Signal()
         """Wakes everyone who waits when partitions came or went."""
         self.dead_letters: Target
@@ -188,7 +190,8 @@ class Ownership:
                 owned.log.lose(self._moved(partition))
             else:
                 owned.subscriptions.follow(self._view.subscriptions.get(partition.topic_id, {}))
-        for topic_id in self._view.assignments if topic_ids is None else topic_ids:
+        # Sorted, so that a simulation runs the same each time.
+        for topic_id in self._view.assignments if topic_ids is None else sorted(topic_ids):
             found = self._view.assignments.get(topic_id)
             owners = found.assignment.owners if found is not None else ()
             for index, owner in enumerate(owners):
@@ -250,6 +253,25 @@ class Ownership:
         loaded = await self._store.load(partition, epoch)
         if self.wanted_epoch(partition) != epoch:
             return
+        log, subscriptions = self._made(partition, state)
+        try:
+            await subscriptions.restore(
+                loaded, log, self._view.subscriptions.get(partition.topic_id, {})
+            )
+            if self.wanted_epoch(partition) != epoch:
+                return
+            subscriptions.follow(self._view.subscriptions.get(partition.topic_id, {}))
+            self.owned[partition] = OwnedPartition(log, subscriptions)
+        finally:
+            if partition not in self.owned:
+                log.dedup.close()
+        self._errors.pop(partition, None)
+        for listener in self.on_opened:
+            listener(self.owned[partition])
+
+    def _made(
+        self, partition: PartitionId, state: PartitionState
+    ) -> tuple[Partition, Subscriptions]:
         subscriptions = Subscriptions(
             now_ms=self._store.now_ms,
             clock=self._clock,
@@ -265,19 +287,11 @@ class Ownership:
             store=self._store,
             cache=self._cache,
             budget=self.budget,
+            dedup_budget=self.dedup_budget,
             on_lost=self._on_lost,
             snapshot=subscriptions.snapshot,
         )
-        await subscriptions.restore(
-            loaded, log, self._view.subscriptions.get(partition.topic_id, {})
-        )
-        if self.wanted_epoch(partition) != epoch:
-            return
-        subscriptions.follow(self._view.subscriptions.get(partition.topic_id, {}))
-        self.owned[partition] = OwnedPartition(log, subscriptions)
-        self._errors.pop(partition, None)
-        for listener in self.on_opened:
-            listener(self.owned[partition])
+        return log, subscriptions
 
     async def _raise_epoch(self, partition: PartitionId, used_epoch: int) -> None:
         """Write the next epoch into our own assignment, unless it changed meanwhile."""

@@ -15,12 +15,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
+from mom_broker.node.bodies import (
+    KeptBodies,
+    KeptBody,
+    batch_of_body,
+    body_key,
+    dropped_entry,
+    kept_entry,
+)
 from mom_broker.node.cache import BatchCache, Tail
+from mom_broker.node.dedup import DedupBudget, Deduplicator
 from mom_broker.node.signal import Signal
 from mom_core import batch as codec
+from mom_core.dedup import BatchIds
+from mom_core.delivery.carrying import lowest
 from mom_core.errors import (
     ErrorCode,
     MomError,
@@ -36,8 +48,11 @@ from mom_core.limits import (
     COMMIT_BYTES_MAX,
     FETCH_BYTES_DEFAULT,
     JOURNAL_BYTES_MAX,
+    KEPT_READS_MAX,
+    KEPT_VALUES_PER_COMMIT_MAX,
     NODE_PENDING_BYTES_MAX,
     PARTITION_PENDING_BYTES_MAX,
+    TRIM_BATCHES_MAX,
 )
 from mom_core.names import PartitionId
 from mom_core.ports import (
@@ -55,6 +70,7 @@ from mom_core.ports import (
     TrimRule,
 )
 from mom_core.topics import TopicConfig
+from mom_core.trimming import BatchExtent, TrimPlan, plan_trim
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +84,8 @@ class Landed(NamedTuple):
     base_offset: int
     durability: Durability
     duplicate: bool
+    left_out: tuple[tuple[int, int], ...] = ()
+    """Places in the batch whose dedup_id had landed before, each with that message's offset."""
 
 
 class PendingBudget:
@@ -91,6 +109,29 @@ class _PendingAppend(NamedTuple):
     data: bytes
     header: codec.BatchHeader
     landed: asyncio.Future[Landed]
+    ids: BatchIds | None
+    """The dedup ids of all its messages; None: it has none."""
+    left_out: tuple[int, ...] = ()
+    """Places that :attr:`data` does not have, since their ids had landed before."""
+
+    @property
+    def records(self) -> int:
+        return self.header.count if self.data else 0
+
+
+class _PendingKeep(NamedTuple):
+    """Values to keep beside the log, with the journal entry that tells of them."""
+
+    values: Mapping[str, bytes | None]
+    entry: bytes
+    makes_room: bool
+    done: asyncio.Future[None]
+    on_kept: Callable[[], None]
+    """Called as soon as it is durable, before anything else is committed."""
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(value) for value in self.values.values() if value is not None)
 
 
 class Partition:
@@ -105,6 +146,7 @@ class Partition:
         store: Store,
         cache: BatchCache,
         budget: PendingBudget,
+        dedup_budget: DedupBudget,
         on_lost: Callable[[Partition, MomError], None],
         snapshot: Callable[[], bytes],
     ) -> None:
@@ -127,6 +169,8 @@ class Partition:
         self.backlog: Callable[[], int] = lambda: 0
         """How many messages of a queue wait or are leased."""
         self.journal_bytes = 0
+        self.bodies = KeptBodies()
+        self.dedup = Deduplicator(config, store.now_ms, dedup_budget)
         self._config = config
         self._store = store
         self._cache = cache
@@ -142,6 +186,8 @@ class Partition:
         self._journal: list[bytes] = []
         self._journalled: asyncio.Future[None] | None = None
         self._snapshot_wanted = False
+        self._snapshotted: asyncio.Future[None] | None = None
+        self._keeps: deque[_PendingKeep] = deque()
         self._committing: asyncio.Task[None] | None = None
 
     @property
@@ -161,8 +207,9 @@ class Partition:
         self._check_sizes(header, data)
         self._check_room(len(data))
         self._check_length()
+        ids = self.dedup.take_in(header, data)
         landed: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
-        self._appends.append(_PendingAppend(data, header, landed))
+        self._appends.append(_PendingAppend(data, header, landed, ids))
         self._pending_bytes += len(data)
         self._pending_messages += header.count
         self._budget.bytes += len(data)
@@ -183,10 +230,84 @@ class Partition:
             self._journalled.add_done_callback(_retrieve)
         return self._journalled
 
-    def want_snapshot(self) -> None:
-        """Write a snapshot with the next commit."""
+    async def write_snapshot(self) -> None:
+        """Write a snapshot of what is known now. Raises what ended the ownership."""
+        self._check_owned()
         self._snapshot_wanted = True
         self._commit_soon()
+        if self._snapshotted is None:
+            self._snapshotted = asyncio.get_running_loop().create_future()
+            self._snapshotted.add_done_callback(_retrieve)
+        await asyncio.shield(self._snapshotted)
+
+    # Beside the log.
+
+    def keep(
+        self,
+        values: Mapping[str, bytes | None],
+        entry: bytes,
+        *,
+        makes_room: bool = False,
+        on_kept: Callable[[], None] = lambda: None,
+    ) -> asyncio.Future[None]:
+        """Keep values beside the log, or remove them, with a journal entry in the same commit.
+
+        The future fails alone when a full store refuses the values, which it does unless they make
+        room.
+        """
+        self._check_owned()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_retrieve)
+        self._keeps.append(_PendingKeep(values, entry, makes_room, done, on_kept))
+        self._commit_soon()
+        return done
+
+    async def keep_bodies(
+        self, values: Mapping[int, bytes], append_times_ms: Sequence[int]
+    ) -> None:
+        """Keep the bodies of single messages. Raises StoreError (store_full) when there is no room.
+
+        Nobody needs them yet: :meth:`KeptBodies.hold` says who does.
+        """
+        bodies = [
+            KeptBody(offset, len(value), time_ms)
+            for (offset, value), time_ms in zip(values.items(), append_times_ms, strict=True)
+        ]
+        keyed = {body_key(offset): value for offset, value in values.items()}
+        on_kept = partial(self.bodies.add, bodies)
+        await asyncio.shield(self.keep(keyed, kept_entry(bodies), on_kept=on_kept))
+
+    async def keep_ids(self, below: int) -> None:
+        """Keep the dedup ids of the log below an offset, which is about to be trimmed."""
+        found = self.dedup.segment_below(below)
+        if found is not None:
+            await asyncio.shield(self.keep(found.values, found.entry, makes_room=True))
+
+    def drop_old_ids(self) -> None:
+        """Forget dedup ids whose window is over."""
+        self.dedup.expire()
+        found = self.dedup.expired_segments()
+        if found is not None:
+            self.keep(found.values, found.entry)
+
+    async def read_kept(self, keys: list[str]) -> tuple[bytes | None, ...]:
+        """Values beside the log."""
+        return await self._store.read_kept(self.id, keys)
+
+    def release_bodies(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """One subscription is done with the kept bodies of these offsets."""
+        released = list(ranges)
+        self.bodies.release(released)
+        self.drop_unneeded(released)
+
+    def drop_unneeded(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Remove the kept bodies among these that nobody needs."""
+        if self.lost is not None:
+            return
+        while gone := lowest(self.bodies.unneeded(ranges), KEPT_VALUES_PER_COMMIT_MAX):
+            keys = [body_key(offset) for first, end in gone for offset in range(first, end)]
+            self.bodies.remove(gone)
+            self.keep(dict.fromkeys(keys), dropped_entry(gone))
 
     def _check_owned(self) -> None:
         if self.lost is not None:
@@ -211,11 +332,12 @@ class Partition:
                 retry_after_ms=200,
             )
         config = self.config
-        if config.refuses_when_full and self.size_bytes + size > config.retention_bytes:
+        held = self.size_bytes + self.bodies.bytes
+        if config.refuses_when_full and held + size > config.retention_bytes:
             raise OverloadedError(
-                f"{config.kind} {config.name!r} is full: partition {self.id.index} holds "
-                f"{self.size_bytes} bytes and retention_bytes is {config.retention_bytes}; handle "
-                "and ack messages, or raise retention_bytes",
+                f"{config.kind} {config.name!r} is full: partition {self.id.index} holds {held} "
+                f"bytes and retention_bytes is {config.retention_bytes}; handle and ack messages, "
+                "or raise retention_bytes",
                 retry_after_ms=1_000,
             )
 
@@ -247,7 +369,7 @@ class Partition:
 
     async def _commit_all(self) -> None:
         try:
-            while self._appends or self._journal or self._snapshot_wanted:
+            while self._appends or self._journal or self._snapshot_wanted or self._keeps:
                 await self._commit_next()
         except MomError as error:
             self.lose(error)
@@ -262,48 +384,96 @@ class Partition:
         # Counted now: those that a full store refuses are taken out of the list.
         size = sum(len(one.data) for one in appends)
         messages = sum(one.header.count for one in appends)
-        journal = b"".join(self._journal)
-        journalled, self._journal, self._journalled = self._journalled, [], None
+        taken_in = [one.ids for one in appends if one.ids is not None]
+        seen = self._left_out(appends)
+        keeps = self._take_keeps()
+        journal = b"".join((*self._journal, seen))
+        waiting: list[asyncio.Future[None]] = []
+        if self._journalled is not None:
+            waiting.append(self._journalled)
+        self._journal, self._journalled = [], None
         snapshot = None
-        if self._snapshot_wanted or self.journal_bytes + len(journal) > JOURNAL_BYTES_MAX:
+        wanted = self._snapshot_wanted or self.journal_bytes + len(journal) > JOURNAL_BYTES_MAX
+        # What is being kept is not known yet: a snapshot of now would leave it out.
+        if wanted and not self._keeps and not any(one.size_bytes for one in keeps):
             snapshot, self._snapshot_wanted = self._snapshot(), False
+            if self._snapshotted is not None:
+                waiting.append(self._snapshotted)
+                self._snapshotted = None
         try:
-            result = await self._write(appends, journal, snapshot)
+            result = await self._write(appends, keeps, journal, snapshot)
         except MomError as error:
-            _fail(appends, journalled, error)
+            _fail(appends, (*waiting, *_futures(keeps)), error)
             raise
         except BaseException:
-            _fail(appends, journalled, self._interrupted())
+            _fail(appends, (*waiting, *_futures(keeps)), self._interrupted())
             raise
         finally:
             self._pending_bytes -= size
             self._pending_messages -= messages
             self._budget.bytes -= size
-        self.journal_bytes = 0 if snapshot is not None else self.journal_bytes + len(journal)
-        if journalled is not None:
-            journalled.set_result(None)
+            for ids in taken_in:
+                self.dedup.let_go(ids)
+        written = len(journal) + sum(len(one.entry) for one in keeps)
+        self.journal_bytes = 0 if snapshot is not None else self.journal_bytes + written
+        for one in keeps:
+            one.on_kept()
+        for future in (*waiting, *_futures(keeps)):
+            if not future.done():
+                future.set_result(None)
         if result is not None:
             self._landed(appends, result)
+
+    def _left_out(self, appends: list[_PendingAppend]) -> bytes:
+        """Leave out what landed before under the same dedup ids; the journal's entry of it."""
+        if all(one.ids is None for one in appends):
+            return b""
+        self.dedup.expire()
+        for place, one in enumerate(appends):
+            if one.ids is not None:
+                appends[place] = _without(one, self.dedup.window.duplicates(one.ids))
+        return self.dedup.first_ids(self.high_watermark)
+
+    def _take_keeps(self) -> list[_PendingKeep]:
+        taken: list[_PendingKeep] = []
+        room, count = COMMIT_BYTES_MAX, KEPT_VALUES_PER_COMMIT_MAX
+        while self._keeps:
+            room -= self._keeps[0].size_bytes
+            count -= len(self._keeps[0].values)
+            if taken and (room < 0 or count < 0):
+                break
+            taken.append(self._keeps.popleft())
+        return taken
 
     def _take_appends(self) -> list[_PendingAppend]:
         taken: list[_PendingAppend] = []
         room = COMMIT_BYTES_MAX
+        seen: list[frozenset[bytes]] = []
         while self._appends and len(taken) < COMMIT_BATCHES_MAX:
-            if taken and len(self._appends[0].data) > room:
+            following = self._appends[0]
+            if taken and len(following.data) > room:
                 break
-            room -= len(self._appends[0].data)
+            if following.ids is not None:
+                if any(not following.ids.distinct.isdisjoint(one) for one in seen):
+                    break  # Whether it is a duplicate is known when the one before has landed.
+                seen.append(following.ids.distinct)
+            room -= len(following.data)
             taken.append(self._appends.popleft())
         return taken
 
     async def _write(
-        self, appends: list[_PendingAppend], journal: bytes, snapshot: bytes | None
+        self,
+        appends: list[_PendingAppend],
+        keeps: list[_PendingKeep],
+        journal: bytes,
+        snapshot: bytes | None,
     ) -> CommitResult | None:
         """Commit, and on a full store commit what takes no room. None: nothing was appended."""
         self._last_append_time_ms = max(self._last_append_time_ms, self._store.now_ms())
         batches = tuple(
             NewBatch(
                 one.data,
-                one.header.count,
+                one.records,
                 self._last_append_time_ms,
                 one.header.producer_id,
                 one.header.sequence,
@@ -311,16 +481,21 @@ class Partition:
             for one in appends
         )
         commit = Commit(self.id, self.epoch, self._commit_number + 1, batches, journal, snapshot)
+        commit = _with_kept(commit, keeps)
         try:
             result = await self._store.commit(commit)
         except StoreError as error:
-            if error.code is not ErrorCode.STORE_FULL:
+            if error.code is not ErrorCode.STORE_FULL or not commit.grows:
                 raise
-            _fail(appends, None, error)
+            refused = [one for one in keeps if one.size_bytes and not one.makes_room]
+            _fail(appends, _futures(refused), error)
             appends.clear()
-            if not journal and snapshot is None:
+            keeps[:] = [one for one in keeps if not one.size_bytes or one.makes_room]
+            if not journal and snapshot is None and not keeps:
                 return None
-            await self._store.commit(commit._replace(batches=()))
+            await self._store.commit(
+                _with_kept(commit._replace(batches=(), journal=journal), keeps)
+            )
             result = None
         self._commit_number += 1
         return result
@@ -328,7 +503,11 @@ class Partition:
     def _landed(self, appends: list[_PendingAppend], result: CommitResult) -> None:
         arrived: list[Arrived] = []
         for one, appended in zip(appends, result.appended, strict=True):
-            if appended.outcome is AppendOutcome.APPENDED:
+            if appended.outcome is AppendOutcome.APPENDED and one.ids is not None:
+                self.dedup.landed(
+                    self._last_append_time_ms, appended.base_offset, one.ids.hashes, one.left_out
+                )
+            if appended.outcome is AppendOutcome.APPENDED and one.records:
                 arrived.append(
                     Arrived(appended.base_offset, self._last_append_time_ms, one.header, one.data)
                 )
@@ -341,11 +520,21 @@ class Partition:
         if arrived:
             self.high_watermark = result.next_offset
         for one, appended in zip(appends, result.appended, strict=True):
-            _reply(one, appended, result.durability)
+            _reply(one, appended, result.durability, self._duplicates(one, appended))
         if arrived:
             self.arrived.wake_all()
             for listener in self.on_arrival:
                 listener(arrived)
+
+    def _duplicates(self, one: _PendingAppend, appended: Appended) -> tuple[tuple[int, int], ...]:
+        """The messages of a batch that were left out of it, with the offsets of the first ones."""
+        if one.ids is None or appended.base_offset < 0:
+            return ()
+        window = self.dedup.window
+        if appended.outcome is AppendOutcome.DUPLICATE:
+            return tuple(window.duplicates_of_landed(appended.base_offset, one.ids.hashes))
+        firsts = ((place, window.offset_of(one.ids.hashes[place])) for place in one.left_out)
+        return tuple((place, offset) for place, offset in firsts if offset is not None)
 
     def lose(self, error: MomError) -> None:
         """End this ownership: everyone waiting gets the error or an empty answer."""
@@ -354,8 +543,14 @@ class Partition:
         self.lost = error
         appends, self._appends = list(self._appends), deque()
         self._budget.bytes -= sum(len(one.data) for one in appends)
-        journalled, self._journal, self._journalled = self._journalled, [], None
-        _fail(appends, journalled, error)
+        for one in appends:
+            if one.ids is not None:
+                self.dedup.let_go(one.ids)
+        self.dedup.close()
+        waiting = [one for one in (self._journalled, self._snapshotted) if one is not None]
+        self._journal, self._journalled, self._snapshotted = [], None, None
+        keeps, self._keeps = list(self._keeps), deque()
+        _fail(appends, (*waiting, *_futures(keeps)), error)
         self._cache.drop(self.id, self._tail)
         self.arrived.wake_all()
         for listener in self.on_arrival:
@@ -398,14 +593,45 @@ class Partition:
         if await self._store.read(self.id, self.high_watermark, 1):
             raise self._interrupted()
 
-    async def find(self, offset: int) -> StoredBatch | None:
-        """The batch that holds ``offset``, or the next one; None at the end of the log."""
+    async def find(self, offset: int, bytes_max: int = FETCH_BYTES_DEFAULT) -> StoredBatch | None:
+        """The batch that holds ``offset``, or the next one; None at the end of the log.
+
+        A message that is kept beside the log comes as a batch by itself. ``bytes_max``: how much
+        to read on for those who come next.
+        """
+        if self.bodies.next_from(offset) == offset:
+            body = await self._find_body(offset)
+            if body is not None:
+                return body
+        found = await self._find_in_log(offset, bytes_max)
+        # Only now: while the log was read, what it held may have been carried over and trimmed.
+        kept = self.bodies.next_from(offset)
+        if kept is None or (found is not None and found.base_offset <= kept):
+            return found
+        return await self._find_body(kept) or found
+
+    async def _find_in_log(self, offset: int, bytes_max: int) -> StoredBatch | None:
         found = self._tail.find(offset) or self._cache.find_in_chunk(self.id, offset)
         if found is not None:
             return found
-        chunk = await self._store.read(self.id, offset, FETCH_BYTES_DEFAULT)
+        chunk = await self._store.read(self.id, offset, bytes_max)
         self._cache.keep_chunk(self.id, chunk)
         return chunk[0] if chunk else None
+
+    async def _find_body(self, offset: int) -> StoredBatch | None:
+        """The kept body of an offset; None when the store has none."""
+        found = self._cache.find_in_chunk(self.id, offset)
+        if found is not None:
+            return found
+        offsets = self.bodies.from_offset(offset, KEPT_READS_MAX, FETCH_BYTES_DEFAULT)
+        values = await self._store.read_kept(self.id, [body_key(one) for one in offsets])
+        chunk = [
+            batch_of_body(one, value)
+            for one, value in zip(offsets, values, strict=True)
+            if value is not None
+        ]
+        self._cache.keep_chunk(self.id, chunk)
+        return chunk[0] if chunk and chunk[0].base_offset == offset else None
 
     async def heads(
         self, offset: int, batches_max: int, *, bytes_per_record: int = 0
@@ -451,6 +677,22 @@ class Partition:
         """The first offset appended at or after a time."""
         return await self._store.offset_at(self.id, timestamp_ms)
 
+    async def plan_trim(self, rule: TrimRule) -> TrimPlan:
+        """What one bounded step of :meth:`trim` would remove."""
+        heads = await self.heads(0, TRIM_BATCHES_MAX + 1)
+        extents = [
+            BatchExtent(one.end_offset, one.append_time_ms, codec.parse_header(one.head).length)
+            for one in heads
+        ]
+        return plan_trim(
+            extents,
+            rule,
+            log_start=self.log_start,
+            next_offset=self.high_watermark,
+            size_bytes=self.size_bytes,
+            batches_max=TRIM_BATCHES_MAX,
+        )
+
     async def trim(self, rule: TrimRule) -> Trimmed:
         """Remove batches from the front by a rule."""
         trimmed = await self._store.trim(self.id, self.epoch, rule)
@@ -464,13 +706,28 @@ def _retrieve(future: asyncio.Future[None]) -> None:
         future.exception()
 
 
-def _reply(one: _PendingAppend, appended: Appended, durability: Durability) -> None:
+def _without(one: _PendingAppend, left_out: tuple[int, ...]) -> _PendingAppend:
+    """A batch less some of its messages; without data when none is left."""
+    if not left_out:
+        return one
+    if len(left_out) == one.header.count:
+        return one._replace(data=b"", left_out=left_out)
+    data = codec.without(one.data, left_out)
+    return one._replace(data=data, header=codec.parse_header(data), left_out=left_out)
+
+
+def _reply(
+    one: _PendingAppend,
+    appended: Appended,
+    durability: Durability,
+    left_out: tuple[tuple[int, int], ...],
+) -> None:
     if one.landed.done():
         return
     match appended.outcome:
         case AppendOutcome.APPENDED | AppendOutcome.DUPLICATE:
             duplicate = appended.outcome is AppendOutcome.DUPLICATE
-            one.landed.set_result(Landed(appended.base_offset, durability, duplicate))
+            one.landed.set_result(Landed(appended.base_offset, durability, duplicate, left_out))
         case AppendOutcome.OUT_OF_ORDER:
             one.landed.set_exception(
                 ProducerError(
@@ -488,15 +745,32 @@ def _reply(one: _PendingAppend, appended: Appended, durability: Durability) -> N
             )
 
 
+def _futures(keeps: Sequence[_PendingKeep]) -> list[asyncio.Future[None]]:
+    return [one.done for one in keeps]
+
+
+def _with_kept(commit: Commit, keeps: Sequence[_PendingKeep]) -> Commit:
+    """The commit with what is to be kept beside the log, in order."""
+    values: dict[str, bytes | None] = {}
+    for one in keeps:
+        values.update(one.values)
+    return commit._replace(
+        journal=commit.journal + b"".join(one.entry for one in keeps),
+        kept=values,
+        makes_room=all(one.makes_room or not one.size_bytes for one in keeps),
+    )
+
+
 def _fail(
-    appends: list[_PendingAppend], journalled: asyncio.Future[None] | None, error: MomError
+    appends: list[_PendingAppend], waiting: Iterable[asyncio.Future[None]], error: MomError
 ) -> None:
     for one in appends:
         if not one.landed.done():
             one.landed.set_exception(error)
             _retrieve_landed(one.landed)
-    if journalled is not None and not journalled.done():
-        journalled.set_exception(error)
+    for future in waiting:
+        if not future.done():
+            future.set_exception(error)
 
 
 def _retrieve_landed(future: asyncio.Future[Landed]) -> None:

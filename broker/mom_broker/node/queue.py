@@ -26,12 +26,15 @@ from mom_core.delivery import (
     Run,
     SettleAction,
     SettleOutcome,
+    WaitingResult,
+    Wanted,
     runs_of_batch,
 )
 from mom_core.errors import MomError
 from mom_core.limits import PROMISE_MS
 from mom_core.message import Message
 from mom_core.ports import BatchHead, StoredBatch
+from mom_core.ranges import RangeSet
 from mom_core.watchdog import Watchdog
 
 Journal = Callable[[Sequence[Change]], "asyncio.Future[None]"]
@@ -148,6 +151,9 @@ class QueueReader:
 
     def _journal(self, changes: Sequence[Change]) -> asyncio.Future[None]:
         self._journalled = self._write(changes)
+        done_with, self.delivery.bodies_to_drop = self.delivery.bodies_to_drop, []
+        if done_with:
+            self._partition.release_bodies(done_with)
         if self.dead_letters is not None:
             self.dead_letters.kick()
         self.arm()
@@ -373,6 +379,11 @@ class QueueReader:
         self._gone(offset, batch.base_offset)
         return batch
 
+    def skip(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Count messages as settled whatever their state."""
+        changes = [change for one in ranges for change in self.delivery.skip(*one)]
+        self.note(changes)
+
     def _release(self, lease_id: int, ranges: Sequence[tuple[int, int]]) -> None:
         """Give back what was not delivered; it does not count as an attempt."""
         changes: list[Change] = []
@@ -405,6 +416,14 @@ class QueueReader:
         self.wake()
         return outcomes, durable
 
+    async def change_waiting(self, wanted: Sequence[Wanted]) -> list[WaitingResult]:
+        """Cancel messages that wait, or move them to another time; durable on return."""
+        self._expire()
+        results, changes = self.delivery.change_waiting(wanted)
+        self.note(changes)
+        await self.durable()
+        return results
+
     def _expire(self) -> None:
         changes = self.delivery.advance(self._now_ms())
         if changes and self._partition.lost is None:
@@ -424,7 +443,9 @@ class QueueReader:
             for first, end in self.delivery.pinning(log_start):
                 changes += self.delivery.skip(first, end)
             if self.delivery.arrived < log_start:
-                changes += self.delivery.skip(self.delivery.arrived, log_start)
+                carried = RangeSet(self.delivery.carried())
+                for first, end, kept in list(carried.split(self.delivery.arrived, log_start)):
+                    changes += self.delivery.skip(first, end) if not kept else []
         if self._catching_up is None:
             for first, end in self._partition.gaps:
                 if end > self.delivery.arrived:

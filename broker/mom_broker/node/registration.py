@@ -18,7 +18,6 @@ from mom_broker.node.settings import NodeSettings
 from mom_broker.rpc.peers import GrpcTransport
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core.errors import MomError
-from mom_core.limits import HEARTBEAT_INTERVAL_MS
 from mom_core.ports import Clock, Random
 from mom_proto.v1 import broker_pb2, master_pb2, master_pb2_grpc
 
@@ -113,9 +112,10 @@ class Registration:
             state="active",
         )
         yield self._beat_message(node)
+        interval_s = self._settings.cadence.heartbeat_interval_ms / 1000
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._beat.wait(), HEARTBEAT_INTERVAL_MS / 1000)
+                await asyncio.wait_for(self._beat.wait(), interval_s)
             self._beat.clear()
             yield self._beat_message(None)
 

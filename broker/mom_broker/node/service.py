@@ -13,13 +13,14 @@ import grpc
 from mom_broker.node.administration_service import AdministrationService
 from mom_broker.node.log_service import LogService
 from mom_broker.node.receive_stream import ReceiveStreams
+from mom_broker.node.reschedule_service import RescheduleService
 from mom_broker.node.subscription_service import SubscriptionService
 from mom_broker.node.totals import Totals
 from mom_broker.routing.watch import RoutingWatch
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core.access import Identity
-from mom_core.limits import TOKEN_CACHE_MS
+from mom_core.limits import ROUTING_BEAT_MS, TOKEN_CACHE_MS
 from mom_proto.v1 import broker_pb2, broker_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -38,6 +39,8 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         streams: ReceiveStreams,
         administration: AdministrationService,
         totals: Totals,
+        reschedules: RescheduleService,
+        routing_beat_ms: int = ROUTING_BEAT_MS,
     ) -> None:
         self._node_id = node_id
         self._authenticator = authenticator
@@ -45,8 +48,9 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         self._subscriptions = subscriptions
         self._administration = administration
         self._totals = totals
+        self._reschedules = reschedules
         self._streams = streams
-        self._watch = RoutingWatch(view)
+        self._watch = RoutingWatch(view, beat_ms=routing_beat_ms)
 
     def stop(self) -> None:
         """End the routing streams; clients go on with another node."""
@@ -112,6 +116,12 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
     ) -> broker_pb2.SettleResponse:
         """See the proto."""
         return await self._subscriptions.settle(self._who(context), request)
+
+    async def Reschedule(
+        self, request: broker_pb2.RescheduleRequest, context: Context
+    ) -> broker_pb2.RescheduleResponse:
+        """See the proto."""
+        return await self._reschedules.reschedule(self._who(context), request)
 
     async def Browse(
         self, request: broker_pb2.BrowseRequest, context: Context

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from mom_core import limits
+from mom_core.cadence import STANDARD, Cadence
 
 
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,3 +28,4 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes_max: int = limits.NODE_CACHE_BYTES_MAX_DEFAULT
     drain_timeout_ms: int = 10_000
     """How long a stopping node waits for its partitions to be placed elsewhere."""
+    cadence: Cadence = STANDARD

@@ -1,8 +1,6 @@
 """All subscriptions' states on one partition, and their place in its journal.
 
-A journal entry is a 4-byte big-endian length and a MessagePack array: subscription name, its
-``created_at_ms`` (so that one made again under an old name begins anew), what happened, and a
-payload that belongs to the subscription's mode. A snapshot holds every state under the same names.
+:mod:`mom_broker.node.journal` has the entries. A snapshot holds every state under the same names.
 
 Queue-mode subscriptions have a state on each partition. A stream-mode one has a single state for
 the whole topic, on partition 0: its owner coordinates the group.
@@ -11,14 +9,16 @@ the whole topic, on partition 0: its owner coordinates the group.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import IntEnum
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
+from mom_broker.node.bodies import KeptBody
 from mom_broker.node.dead_letters import DeadLetters, Origin, Target
+from mom_broker.node.dedup import DedupState
 from mom_broker.node.group import GroupCoordinator
+from mom_broker.node.journal import Entry, EntryKind, decode_entries, encode_entry
 from mom_broker.node.partition import Arrived, Partition
 from mom_broker.node.queue import QueueReader, catch_up
 from mom_broker.node.rates import QueueRates
@@ -29,30 +29,9 @@ from mom_core.group import GroupState
 from mom_core.ports import Clock, Loaded, Random
 from mom_core.topics import SubscriptionConfig, SubscriptionMode
 
-SNAPSHOT_FORMAT: Final = 2
-_LENGTH_BYTES: Final = 4
-
-
-class EntryKind(IntEnum):
-    """What a journal entry says."""
-
-    QUEUE_STARTED = 1
-    """Payload: the first offset."""
-    QUEUE_CHANGED = 2
-    """Payload: changes of the delivery state."""
-    GROUP_STARTED = 3
-    """Payload: the number of partitions."""
-    GROUP_CHANGED = 4
-    """Payload: changes of the group's state."""
-    ENDED = 5
-    """The subscription was deleted; no payload."""
-
-
-class _Entry(msgspec.Struct, array_like=True):
-    name: str
-    created_at_ms: int
-    kind: EntryKind
-    payload: bytes | int | None = None
+SNAPSHOT_FORMAT: Final = 3
+# What a snapshot without anything beside the log has: an older version can read it.
+_PLAIN_FORMAT: Final = 2
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -65,9 +44,10 @@ class _State(msgspec.Struct, array_like=True):
 class _Snapshot(msgspec.Struct, array_like=True):
     snapshot_format: int
     states: list[_State]
+    bodies: list[KeptBody] = []
+    dedup: DedupState | None = None
 
 
-_entry_decoder: Final = msgspec.msgpack.Decoder(_Entry)
 _snapshot_decoder: Final = msgspec.msgpack.Decoder(_Snapshot)
 
 
@@ -131,9 +111,10 @@ class Subscriptions:
         if loaded.snapshot is not None:
             self._restore_snapshot(loaded.snapshot, queues, groups)
         for blob in loaded.journal:
-            for entry in _entries(blob):
+            for entry in decode_entries(blob):
                 self._replay(entry, queues, groups)
         partition.journal_bytes = sum(map(len, loaded.journal))
+        await partition.dedup.read_again(partition)
         deliveries = {
             name: life.delivery(policy_of(configs.get(name))) for name, life in queues.items()
         }
@@ -141,22 +122,31 @@ class Subscriptions:
         for name, state in deliveries.items():
             for change in queues[name].changes:
                 state.apply(change)
+            state.bodies_to_drop.clear()
+            for first, end in state.carried():
+                partition.bodies.hold(first, end)
+        for name, state in deliveries.items():
             self._add_reader(name, state)
         for name, group_state in groups.items():
             group_state.resume(self._now_ms())
             self._add_group(name, group_state)
         partition.on_arrival.append(self._arrive)
+        # A body whose subscription was done with it, or never came to know of it.
+        partition.drop_unneeded(partition.bodies.ranges)
 
     def _restore_snapshot(
         self, data: bytes, queues: dict[str, _QueueLife], groups: dict[str, GroupState]
     ) -> None:
         snapshot = _snapshot_decoder.decode(data)
-        if snapshot.snapshot_format != SNAPSHOT_FORMAT:
+        if not _PLAIN_FORMAT <= snapshot.snapshot_format <= SNAPSHOT_FORMAT:
             raise StoreError(
                 f"the delivery state has format {snapshot.snapshot_format}; this version reads "
-                f"{SNAPSHOT_FORMAT}. Start the version of MOM that wrote it, or a newer one",
+                f"up to {SNAPSHOT_FORMAT}. Start the version of MOM that wrote it, or a newer one",
                 code=ErrorCode.STORE_MISCONFIGURED,
             )
+        assert self._partition is not None, "restored into a partition"
+        self._partition.bodies.add(snapshot.bodies)
+        self._partition.dedup.restore(snapshot.dedup)
         for state in snapshot.states:
             self._created[state.name] = state.created_at_ms
             if state.mode is SubscriptionMode.QUEUE:
@@ -165,7 +155,7 @@ class Subscriptions:
                 groups[state.name] = GroupState.restore(state.snapshot)
 
     def _replay(
-        self, entry: _Entry, queues: dict[str, _QueueLife], groups: dict[str, GroupState]
+        self, entry: Entry, queues: dict[str, _QueueLife], groups: dict[str, GroupState]
     ) -> None:
         name, payload = entry.name, entry.payload
         match entry.kind:
@@ -188,6 +178,12 @@ class Subscriptions:
                 queues.pop(name, None)
                 groups.pop(name, None)
                 self._created.pop(name, None)
+            case EntryKind.BODIES_KEPT | EntryKind.BODIES_DROPPED:
+                assert self._partition is not None, "restored into a partition"
+                self._partition.bodies.replay(entry)
+            case EntryKind.IDS_SEEN | EntryKind.IDS_KEPT | EntryKind.IDS_DROPPED:
+                assert self._partition is not None, "restored into a partition"
+                self._partition.dedup.replay(entry)
 
     def snapshot(self) -> bytes:
         """All states now."""
@@ -199,7 +195,13 @@ class Subscriptions:
             _State(name, self._created[name], SubscriptionMode.STREAM, one.state.snapshot())
             for name, one in self.groups.items()
         ]
-        return msgspec.msgpack.encode(_Snapshot(SNAPSHOT_FORMAT, states))
+        assert self._partition is not None, "restored before it is told of"
+        bodies = self._partition.bodies.stored
+        dedup = self._partition.dedup.state(self._partition.high_watermark)
+        plain = not bodies and dedup is None
+        return msgspec.msgpack.encode(
+            _Snapshot(_PLAIN_FORMAT if plain else SNAPSHOT_FORMAT, states, bodies, dedup)
+        )
 
     # Following the control plane.
 
@@ -235,11 +237,13 @@ class Subscriptions:
             self._add_group(config.name, GroupState(partitions))
 
     def _end(self, name: str) -> None:
+        assert self._partition is not None, "restored before anything ends"
         self._record(name, EntryKind.ENDED)
         del self._created[name]
         reader = self.readers.pop(name, None)
         if reader is not None:
             reader.close()
+            self._partition.release_bodies(reader.delivery.carried())
         self.groups.pop(name, None)
 
     def _add_reader(self, name: str, state: Delivery, *, is_new: bool = False) -> None:
@@ -290,18 +294,10 @@ class Subscriptions:
         self, name: str, kind: EntryKind, payload: bytes | int | None = None
     ) -> asyncio.Future[None]:
         assert self._partition is not None, "restored before it records"
-        entry = msgspec.msgpack.encode(_Entry(name, self._created[name], kind, payload))
-        return self._partition.journal(len(entry).to_bytes(_LENGTH_BYTES, "big") + entry)
+        entry = Entry(name, self._created[name], kind, payload)
+        return self._partition.journal(encode_entry(entry))
 
     def _arrive(self, batches: Sequence[Arrived]) -> None:
         for reader in self.readers.values():
             reader.arrive(batches)
             reader.wake()
-
-
-def _entries(blob: bytes) -> Iterator[_Entry]:
-    place = 0
-    while place < len(blob):
-        end = place + _LENGTH_BYTES + int.from_bytes(blob[place : place + _LENGTH_BYTES], "big")
-        yield _entry_decoder.decode(blob[place + _LENGTH_BYTES : end])
-        place = end

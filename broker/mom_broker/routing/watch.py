@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Final
 
 from mom_broker.routing import table
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core.access import Action, Identity, allowed
+from mom_core.limits import ROUTING_BEAT_MS
 from mom_proto.v1 import broker_pb2
-
-# An unchanged routing table is confirmed this often, so that a silent stream means a dead one.
-ROUTING_BEAT_MS: Final = 10_000
 
 
 class RoutingWatch:
     """Tells callers the table of one process's view, as far as each may see it."""
 
-    def __init__(self, view: CatalogView, *, from_master: bool = False) -> None:
+    def __init__(
+        self,
+        view: CatalogView,
+        *,
+        from_master: bool = False,
+        beat_ms: int = ROUTING_BEAT_MS,
+    ) -> None:
         self._view = view
+        self._beat_ms = beat_ms
         self._from_master = from_master
         self._watchers: set[asyncio.Event] = set()
         self._stopping = False
@@ -63,7 +67,7 @@ class RoutingWatch:
                 update.from_master = self._from_master
                 yield _visible(update, identity)
                 try:
-                    await asyncio.wait_for(wake.wait(), ROUTING_BEAT_MS / 1000)
+                    await asyncio.wait_for(wake.wait(), self._beat_ms / 1000)
                 except TimeoutError:
                     continue
         finally:

@@ -49,6 +49,7 @@ def topic_message(config: TopicConfig) -> types_pb2.Topic:
         retention_ms=config.retention_ms,
         retention_bytes=config.retention_bytes,
         message_bytes_max=config.message_bytes_max,
+        dedup_window_ms=config.dedup_window_ms,
         created_at_ms=config.created_at_ms,
         queue=queue_message(config.queue) if config.queue is not None else None,
         messages_max=config.messages_max if config.kind is TopicKind.QUEUE else None,

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import grpc
 
 from mom_broker.rpc.errors import from_rpc_error
+from mom_broker.rpc.network import GrpcNetwork, Network
 from mom_core.errors import MomError
 from mom_core.limits import GRPC_MESSAGE_BYTES_MAX
 
@@ -49,7 +50,8 @@ class _Peer(NamedTuple):
 class GrpcTransport:
     """Bytes to a peer and back. Sends the cluster's own token, if there is one."""
 
-    def __init__(self, cluster_token: str | None = None) -> None:
+    def __init__(self, cluster_token: str | None = None, network: Network | None = None) -> None:
+        self._network = network or GrpcNetwork()
         self.metadata: tuple[tuple[str, str], ...] = (
             (("authorization", f"Bearer {cluster_token}"),) if cluster_token else ()
         )
@@ -89,7 +91,7 @@ class GrpcTransport:
     def _peer(self, address: str) -> _Peer:
         peer = self._peers.get(address)
         if peer is None:
-            peer = _Peer(grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS), {})
+            peer = _Peer(self._network.channel(address, CHANNEL_OPTIONS), {})
             self._peers[address] = peer
             if len(self._peers) > PEER_CHANNELS_MAX:
                 self._forget(self._peers.popitem(last=False)[1])

@@ -23,9 +23,10 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from mom_broker.rpc.auth import Authenticator
 from mom_broker.rpc.errors import status_of, trailing_metadata
+from mom_broker.rpc.network import GrpcNetwork, Network
 from mom_core.errors import InternalError, MomError
 from mom_core.limits import GRPC_MESSAGE_BYTES_MAX
-from mom_process.addresses import Address, check_free, parse_address, taken
+from mom_process.addresses import Address, parse_address
 
 # Calls under way at once: limits.NODE_WAITERS_MAX long polls, and as many others. Beyond it gRPC
 # itself answers RESOURCE_EXHAUSTED.
@@ -61,16 +62,17 @@ class RpcServer:
     """
 
     def __init__(
-        self, listen: Address, authenticator: Authenticator, services: Sequence[str]
+        self,
+        listen: Address,
+        authenticator: Authenticator,
+        services: Sequence[str],
+        network: Network | None = None,
     ) -> None:
         """``services`` are the full names offered, such as ``mom.v1.Broker``."""
         self._listen = listen
         self._services = tuple(services)
-        self.grpc = grpc.aio.server(
-            interceptors=(_Boundary(authenticator),),
-            options=SERVER_OPTIONS,
-            maximum_concurrent_rpcs=RPC_CALLS_MAX,
-        )
+        self._network = network or GrpcNetwork()
+        self.grpc = self._network.server((_Boundary(authenticator),), SERVER_OPTIONS, RPC_CALLS_MAX)
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         reflection.enable_server_reflection(
@@ -84,11 +86,7 @@ class RpcServer:
 
         Raises InvalidArgumentError when the port is taken, naming the process that has it.
         """
-        check_free(self._listen)
-        try:
-            port = self.grpc.add_insecure_port(str(self._listen))
-        except RuntimeError:
-            raise taken(self._listen) from None
+        port = self._network.bind(self.grpc, self._listen)
         await self.grpc.start()
         self.address = Address(self._listen.host, port)
         await self.set_serving(True)

@@ -20,13 +20,15 @@
 --   b:<end offset>                string: the bytes of the batch
 --   new:<epoch>.<number>.<place>  string: a staged batch; the names differ from owner to owner
 --   journal   list, snapshot: string; the delivery state
+--   kept      hash: what the owner keeps beside the log, under keys of its own
 --   producers hash: producer id -> "last_sequence base base ..."; used: sorted set by end offset
 
 -- Producers from this id on are never forgotten (mom_core/producers.py). A number of Lua's has 53
 -- bits, so a client's id just below it is one of them by mistake, which harms nothing.
 local LASTING = 9223372036854775808
 
-local META, INDEX, JOURNAL, SNAPSHOT, PRODUCERS, USED, BATCH, STAGED = 1, 2, 3, 4, 5, 6, 7, 8
+local META, INDEX, JOURNAL, SNAPSHOT, PRODUCERS, USED = 1, 2, 3, 4, 5, 6
+local KEPT, BATCH, STAGED = 7, 8, 9
 
 local function text(number)
   return string.format('%.0f', number)
@@ -126,15 +128,22 @@ local function claim(keys, args)
   return {'ok', next, held[4] or '0', held[5] or '0', held[6] or '0', held[7] or '0', gaps, lost}
 end
 
+-- Where the batches begin among the arguments of a commit.
+local function batches_at(args)
+  return 10 + 3 * tonumber(args[9])
+end
+
 local function unstage(keys, args)
-  for place = 1, (#args - 8) / 5 do
+  for place = 1, (#args - batches_at(args) + 1) / 5 do
     redis.call('UNLINK', keys[STAGED] .. place)
   end
 end
 
 -- args: epoch, number, incarnation, fragile, producer window, producers_max,
 --       'n' | 'j' | 's' for none, journal, snapshot; its bytes;
---       then for each staged batch: count, append time, producer id, sequence, size
+--       how many values to keep, and for each: key, 's' | 'd' to set or delete, value;
+--       then for each staged batch: count, append time, producer id, sequence, size. One without
+--       records only counts its sequence.
 local function commit(keys, args)
   local meta = keys[META]
   local held = redis.call('HMGET', meta, 'epoch', 'dropped', 'next', 'number', 'size', 'time',
@@ -155,7 +164,7 @@ local function commit(keys, args)
   local window, producers_max = tonumber(args[5]), tonumber(args[6])
   local next, next_text, size, time = tonumber(held[3]), held[3], tonumber(held[5]), held[6]
   local outcomes = {}
-  for at = 9, #args, 5 do
+  for at = batches_at(args), #args, 5 do
     local staged = keys[STAGED] .. (#outcomes + 1)
     local producer, sequence = args[at + 2], args[at + 3]
     local outcome, base, state = 'a', nil, nil
@@ -166,12 +175,16 @@ local function commit(keys, args)
     end
     if outcome == 'a' then
       base, time = next_text, args[at + 1]
-      next = next + tonumber(args[at])
-      next_text = text(next)
-      redis.call('RENAME', staged, keys[BATCH] .. next_text)
-      redis.call('XADD', keys[INDEX], next_text .. '-0',
-        'c', args[at], 't', time, 'z', args[at + 4])
-      size = size + tonumber(args[at + 4])
+      if args[at] == '0' then
+        redis.call('UNLINK', staged)
+      else
+        next = next + tonumber(args[at])
+        next_text = text(next)
+        redis.call('RENAME', staged, keys[BATCH] .. next_text)
+        redis.call('XADD', keys[INDEX], next_text .. '-0',
+          'c', args[at], 't', time, 'z', args[at + 4])
+        size = size + tonumber(args[at + 4])
+      end
       if producer ~= '0' then
         remember(keys, producer, state, sequence, base, next_text, window, producers_max)
       end
@@ -185,6 +198,13 @@ local function commit(keys, args)
     redis.call('UNLINK', keys[JOURNAL])
   elseif args[7] == 'j' then
     redis.call('RPUSH', keys[JOURNAL], args[8])
+  end
+  for at = 10, batches_at(args) - 1, 3 do
+    if args[at + 1] == 's' then
+      redis.call('HSET', keys[KEPT], args[at], args[at + 2])
+    else
+      redis.call('HDEL', keys[KEPT], args[at])
+    end
   end
   local out = table.concat(outcomes, ' ')
   redis.call('HSET', meta, 'next', next_text, 'number', number, 'size', text(size), 'time', time,
@@ -307,7 +327,8 @@ end
 -- Leaves a tombstone and clears a bounded part; '1' when there is more.
 -- args: milliseconds that the tombstone stays, batches_max
 local function drop(keys, args)
-  redis.call('UNLINK', keys[META], keys[JOURNAL], keys[SNAPSHOT], keys[PRODUCERS], keys[USED])
+  redis.call('UNLINK', keys[META], keys[JOURNAL], keys[SNAPSHOT], keys[PRODUCERS], keys[USED],
+    keys[KEPT])
   redis.call('HSET', keys[META], 'dropped', '1')
   redis.call('PEXPIRE', keys[META], args[1])
   local found = redis.call('XRANGE', keys[INDEX], '-', '+', 'COUNT', args[2])

@@ -57,6 +57,8 @@ class _Partition:
     journal: list[bytes] = dataclasses.field(default_factory=list)
     snapshot: bytes | None = None
     delivery_bytes: int = 0
+    kept: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    kept_bytes: int = 0
 
     def state(self) -> PartitionState:
         return PartitionState(
@@ -79,6 +81,17 @@ class _Partition:
             self.journal.append(bytes(commit.journal))
             self.delivery_bytes += len(commit.journal)
 
+    def keep_beside(self, commit: Commit) -> None:
+        for key, value in commit.kept.items():
+            self.kept_bytes -= len(self.kept.pop(key, b""))
+            if value is not None:
+                self.kept[key] = bytes(value)
+                self.kept_bytes += len(value)
+
+    @property
+    def held_bytes(self) -> int:
+        return self.size_bytes + self.delivery_bytes + self.kept_bytes
+
     def append(self, batch: NewBatch) -> Appended:
         state = None
         if batch.producer_id:
@@ -87,9 +100,10 @@ class _Partition:
             if check.outcome is not AppendOutcome.APPENDED:
                 return Appended(check.outcome, check.base_offset)
         base_offset = self.next_offset
-        self.batches.append(
-            StoredBatch(base_offset, batch.count, batch.append_time_ms, bytes(batch.data))
-        )
+        if batch.count:
+            self.batches.append(
+                StoredBatch(base_offset, batch.count, batch.append_time_ms, bytes(batch.data))
+            )
         self.next_offset += batch.count
         self.size_bytes += len(batch.data)
         self.last_append_time_ms = batch.append_time_ms
@@ -172,12 +186,14 @@ class MemoryStore:
             raise refusals.stale_commit(
                 commit.partition, held.epoch, commit.number, held.commit_number
             )
-        if commit.batches:
-            self._check_room(sum(len(batch.data) for batch in commit.batches))
-        before = held.size_bytes + held.delivery_bytes
+        if commit.grows:
+            appended_bytes = sum(len(batch.data) for batch in commit.batches)
+            self._check_room(appended_bytes + commit.kept_bytes)
+        before = held.held_bytes
         appended = tuple(map(held.append, commit.batches))
         held.keep_delivery(commit)
-        self._used_bytes += held.size_bytes + held.delivery_bytes - before
+        held.keep_beside(commit)
+        self._used_bytes += held.held_bytes - before
         held.commit_number = commit.number
         held.last_result = CommitResult(appended, held.next_offset, Durability.MEMORY)
         return held.last_result
@@ -220,6 +236,12 @@ class MemoryStore:
             for one in held.batches[first : first + batches_max]
         )
 
+    async def read_kept(
+        self, partition: PartitionId, keys: Sequence[str]
+    ) -> tuple[bytes | None, ...]:
+        held = self._partitions.get(partition)
+        return tuple(held.kept.get(key) if held is not None else None for key in keys)
+
     async def offset_at(self, partition: PartitionId, timestamp_ms: int) -> int:
         held = self._partitions.get(partition)
         if held is None:
@@ -251,7 +273,7 @@ class MemoryStore:
         self._dropped.add(partition)
         held = self._partitions.pop(partition, None)
         if held is not None:
-            self._used_bytes -= held.size_bytes + held.delivery_bytes
+            self._used_bytes -= held.held_bytes
 
     def _owned(self, partition: PartitionId, epoch: int) -> _Partition:
         held = self._partitions.get(partition)

@@ -82,7 +82,10 @@ _Commands = list[Command]
 _Words = list[Word]
 
 LIBRARY_VERSION: Final = 1
-_PARTITION_KEYS: Final = ("meta", "index", "journal", "snapshot", "producers", "used", "b:")
+_PARTITION_KEYS: Final = (
+    "meta", "index", "journal", "snapshot", "producers", "used", "kept", "b:",
+)  # fmt: skip
+_KEPT: Final = _PARTITION_KEYS.index("kept")
 _CONTROL_KEYS: Final = ("entries", "order", "revision", "changes")
 
 WRITE_LANES: Final = 4
@@ -220,9 +223,9 @@ class RedisStore:
         return Loaded(snapshot, tuple(journal))
 
     async def commit(self, commit: Commit) -> CommitResult:
-        size_bytes = sum(len(batch.data) for batch in commit.batches)
+        size_bytes = sum(len(batch.data) for batch in commit.batches) + commit.kept_bytes
         function = "settle"
-        if commit.batches:
+        if commit.grows:
             # A repeated commit adds nothing, but a store this full can't tell; it is tried again.
             self._check_room(size_bytes)
             function = "produce"
@@ -239,7 +242,10 @@ class RedisStore:
             args: _Words = [
                 commit.epoch, commit.number, facts.incarnation, self._fragile_flag(facts),
                 limits.PRODUCER_WINDOW_BATCHES, limits.PRODUCERS_PER_PARTITION_MAX, kind, payload,
+                len(commit.kept),
             ]  # fmt: skip
+            for key, value in commit.kept.items():
+                args += (key, "d" if value is None else "s", value or b"")
             for batch in commit.batches:
                 args += (
                     batch.count, batch.append_time_ms, batch.producer_id, batch.sequence,
@@ -329,6 +335,14 @@ class RedisStore:
         answer = await self._call(self._readers, lambda _: commands)
         self._raise_error(answer)
         return answer.replies
+
+    async def read_kept(
+        self, partition: PartitionId, keys: Sequence[str]
+    ) -> tuple[bytes | None, ...]:
+        if not keys:
+            return ()
+        key = self._partition_keys(partition)[_KEPT]
+        return tuple(await self._command(self._readers, "HMGET", key, *keys))
 
     async def offset_at(self, partition: PartitionId, timestamp_ms: int) -> int:
         keys = self._partition_keys(partition)[:2]

@@ -132,14 +132,14 @@ class SqliteStore:
         return await self._read(steps.load, partition, epoch)
 
     async def commit(self, commit: Commit) -> CommitResult:
-        size_bytes = sum(len(batch.data) for batch in commit.batches)
+        size_bytes = sum(len(batch.data) for batch in commit.batches) + commit.kept_bytes
         return await self._opened.run(partial(self._commit, commit, size_bytes), size_bytes)
 
     def _commit(
         self, commit: Commit, size_bytes: int, connection: sqlite3.Connection
     ) -> CommitResult:
         result = steps.commit(connection, commit)
-        if commit.batches:
+        if commit.grows:
             # After the rules, so that a repeated commit gets its answer; the savepoint undoes it.
             self._check_room(connection)
         return result
@@ -161,6 +161,11 @@ class SqliteStore:
         return await self._read(
             steps.read_heads, partition, offset, batches_max, bytes_each, bytes_per_record
         )
+
+    async def read_kept(
+        self, partition: PartitionId, keys: Sequence[str]
+    ) -> tuple[bytes | None, ...]:
+        return await self._read(steps.read_kept, partition, tuple(keys))
 
     async def offset_at(self, partition: PartitionId, timestamp_ms: int) -> int:
         return await self._read(steps.offset_at, partition, timestamp_ms)

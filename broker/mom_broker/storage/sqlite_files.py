@@ -19,7 +19,7 @@ from mom_broker.storage import refusals
 
 DATABASE_NAME: Final = "mom.sqlite3"
 LOCK_NAME: Final = "lock"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 # 17 trillion records a partition, half a million partitions.
 OFFSET_BITS: Final = 44
 PARTITION_NUMBER_MAX: Final = (1 << (63 - OFFSET_BITS)) - 1
@@ -81,6 +81,17 @@ CREATE TABLE leases (
   token INTEGER NOT NULL,
   expires_at_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
+"""
+
+
+# What version 2 has beside version 1.
+_SCHEMA_2: Final = """
+CREATE TABLE kept (
+  number INTEGER NOT NULL,
+  key TEXT NOT NULL,       -- the owner's own
+  data BLOB NOT NULL,
+  PRIMARY KEY (number, key)
+);
 """
 
 
@@ -177,9 +188,10 @@ def _verify(connection: sqlite3.Connection, path: Path) -> None:
         )
     pages = CHECKPOINT_BYTES // PAGE_BYTES
     connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
-    if version == 0:
+    missing = (_SCHEMA, _SCHEMA_2)[version:]
+    if missing:
         connection.executescript(
-            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT_VERSION}; COMMIT;"
+            f"BEGIN IMMEDIATE; {' '.join(missing)} PRAGMA user_version = {FORMAT_VERSION}; COMMIT;"
         )
 
 

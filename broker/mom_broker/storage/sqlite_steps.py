@@ -130,6 +130,7 @@ def commit(connection: sqlite3.Connection, commit: Commit) -> CommitResult:
     appending = _Appending(connection, row)
     appended = tuple(map(appending.append, commit.batches))
     _keep_delivery(connection, row.number, commit)
+    _keep_beside(connection, row.number, commit)
     connection.execute(
         "UPDATE partitions SET next_offset = ?, commit_number = ?, size_bytes = ?,"
         " last_append_time_ms = ?, last_outcomes = ?, producers_count = ? WHERE number = ?",
@@ -157,6 +158,14 @@ def _keep_delivery(connection: sqlite3.Connection, number: int, commit: Commit) 
             "INSERT INTO journal VALUES (?, ?)",
             ((number << OFFSET_BITS) | commit.number, commit.journal),
         )
+
+
+def _keep_beside(connection: sqlite3.Connection, number: int, commit: Commit) -> None:
+    for key, value in commit.kept.items():
+        if value is None:
+            connection.execute("DELETE FROM kept WHERE number = ? AND key = ?", (number, key))
+        else:
+            connection.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (number, key, value))
 
 
 class _Appending:
@@ -189,15 +198,16 @@ class _Appending:
                 f"a partition of this store ends at offset {_OFFSET_LIMIT}: use a new topic",
                 code=ErrorCode.STORE_FULL,
             )
-        self._connection.execute(
-            "INSERT INTO batches VALUES (?, ?, ?, ?)",
-            (
-                (self._number << OFFSET_BITS) | end_offset,
-                batch.count,
-                batch.append_time_ms,
-                batch.data,
-            ),
-        )
+        if batch.count:
+            self._connection.execute(
+                "INSERT INTO batches VALUES (?, ?, ?, ?)",
+                (
+                    (self._number << OFFSET_BITS) | end_offset,
+                    batch.count,
+                    batch.append_time_ms,
+                    batch.data,
+                ),
+            )
         self.next_offset = end_offset
         self.size_bytes += len(batch.data)
         self.last_append_time_ms = batch.append_time_ms
@@ -303,6 +313,12 @@ def clear(connection: sqlite3.Connection, number: int) -> bool:
     ).rowcount
     if deleted == limits.TRIM_BATCHES_MAX:
         return True
+    deleted = connection.execute(
+        "DELETE FROM kept WHERE rowid IN (SELECT rowid FROM kept WHERE number = ? LIMIT ?)",
+        (number, limits.TRIM_BATCHES_MAX),
+    ).rowcount
+    if deleted == limits.TRIM_BATCHES_MAX:
+        return True
     connection.execute("DELETE FROM journal WHERE id BETWEEN ? AND ?", _range(number))
     connection.execute("DELETE FROM snapshots WHERE number = ?", (number,))
     connection.execute("DELETE FROM producers WHERE number = ?", (number,))
@@ -393,6 +409,21 @@ def read_heads(
         BatchHead((row_id & _OFFSET_MASK) - count, count, append_time_ms, head)
         for row_id, count, append_time_ms, head in rows
     )
+
+
+def read_kept(
+    connection: sqlite3.Connection, partition: PartitionId, keys: Sequence[str]
+) -> tuple[bytes | None, ...]:
+    number = number_of(connection, partition)
+    if number is None:
+        return (None,) * len(keys)
+    found = (
+        connection.execute(
+            "SELECT data FROM kept WHERE number = ? AND key = ?", (number, key)
+        ).fetchone()
+        for key in keys
+    )
+    return tuple(row[0] if row else None for row in found)
 
 
 def offset_at(connection: sqlite3.Connection, partition: PartitionId, timestamp_ms: int) -> int:

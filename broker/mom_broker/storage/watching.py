@@ -41,7 +41,8 @@ class WatchHub:
 
     def __init__(self, snapshot: Callable[[str], Awaitable[KeySnapshot]]) -> None:
         self._snapshot = snapshot
-        self._watchers: set[_Watcher] = set()
+        # In the order in which they came, so that a simulation runs the same each time.
+        self._watchers: dict[_Watcher, None] = {}
         self._closed = False
 
     def publish(self, events: Sequence[KeyEvent]) -> None:
@@ -65,7 +66,7 @@ class WatchHub:
     async def watch(self, prefix: str) -> AsyncIterator[KeySnapshot | KeyEvent]:
         """See :meth:`mom_core.ports.Store.watch`."""
         watcher = _Watcher(prefix)
-        self._watchers.add(watcher)
+        self._watchers[watcher] = None
         revision = 0
         try:
             while not self._closed:
@@ -83,4 +84,4 @@ class WatchHub:
                     watcher.wake.clear()
                     await watcher.wake.wait()
         finally:
-            self._watchers.discard(watcher)
+            self._watchers.pop(watcher, None)

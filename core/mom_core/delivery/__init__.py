@@ -41,6 +41,7 @@ from mom_core.delivery.state import (
     DeliveryCounts,
     Outstanding,
 )
+from mom_core.delivery.waiting import WaitingResult, Wanted
 
 __all__ = [
     "Backoff",
@@ -58,6 +59,8 @@ __all__ = [
     "Run",
     "SettleAction",
     "SettleOutcome",
+    "WaitingResult",
+    "Wanted",
     "decode_changes",
     "encode_changes",
     "runs_of_batch",

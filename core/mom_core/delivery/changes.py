@@ -126,8 +126,8 @@ class Moved(msgspec.Struct, array_like=True, tag="move", frozen=True):
     available_at_ms: int
 
 
-class Carried(msgspec.Struct, array_like=True, tag="carry", frozen=True):
-    """The bodies of [first, end) are kept apart: the log need not hold them any more."""
+class Cancelled(msgspec.Struct, array_like=True, tag="cancel", frozen=True):
+    """The waiting [first, end) are not delivered any more."""
 
     first: int
     end: int
@@ -156,6 +156,12 @@ class Left(msgspec.Struct, array_like=True, tag="left", frozen=True):
     landed: bool
 
 
+class Carried(msgspec.Struct, array_like=True, tag="carry", frozen=True):
+    """The bodies of ranges are kept apart: the log need not hold them any more."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+
 Change = (
     Leased
     | Extended
@@ -166,6 +172,7 @@ Change = (
     | Addressed
     | Skipped
     | Moved
+    | Cancelled
     | Carried
     | Purged
     | Leaving

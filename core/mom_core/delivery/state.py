@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -12,6 +13,7 @@ import msgspec
 from mom_core.delivery.arrivals import Run
 from mom_core.delivery.changes import (
     Addressed,
+    Cancelled,
     Carried,
     Change,
     DeadReason,
@@ -34,6 +36,7 @@ from mom_core.delivery.entries import Entry
 from mom_core.delivery.leaving import Gone, GoneRange, LeavingBatch, Redrives
 from mom_core.delivery.order import make_order
 from mom_core.delivery.policy import Policy
+from mom_core.delivery.waiting import WaitingResult, Wanted
 from mom_core.errors import ErrorCode, OverloadedError
 from mom_core.limits import LEASED_MESSAGES_MAX, PURGE_ENTRIES_MAX
 from mom_core.ranges import RangeSet
@@ -217,6 +220,21 @@ class Delivery:
             if not entry.carried and entry.first < below
         )
 
+    def carried(self) -> list[tuple[int, int]]:
+        """Ranges whose bodies are kept apart, in order."""
+        return sorted((one.first, one.end) for one in self._entries() if one.carried)
+
+    def held_back(self, below: int, now_ms: int) -> list[tuple[int, int]]:
+        """As :meth:`pinning`, but only what can't be had now: delayed, leased, dying or leaving."""
+        later = (one for one in self._waiting.values() if one.available_at_ms > now_ms)
+        leased = (held.entry for parts in self._leases.values() for held in parts)
+        dead = (one.entry for one in self._dead)
+        return sorted(
+            (entry.first, min(entry.end, below))
+            for entry in (*later, *leased, *dead, *self._leaving_entries())
+            if not entry.carried and entry.first < below
+        )
+
     @property
     def has_dead(self) -> bool:
         """Whether anything is on its way to the dead letters."""
@@ -390,7 +408,11 @@ class Delivery:
         return outcomes, changes
 
     def advance(self, now_ms: int) -> list[Change]:
-        """End the leases whose deadline has come, and the messages whose time is over."""
+        """End the leases whose deadline has come, the messages whose time is over, and delays.
+
+        So the next event lies ahead.
+        """
+        self._wake_delayed(now_ms)
         changes: list[Change] = []
         while True:
             self._drop_stale_deadlines()
@@ -465,14 +487,66 @@ class Delivery:
         """The batch has landed and its messages are settled; or they wait again."""
         return self._made(Left(landed))
 
-    def move(self, offset: int, available_at_ms: int) -> list[Change]:
-        """Let a message that waits be leased from another time on; empty when it does not wait."""
-        waits = any(entry.first <= offset < entry.end for entry in self._waiting.values())
-        return self._made(Moved(offset, offset + 1, available_at_ms)) if waits else []
+    def change_waiting(self, wanted: Sequence[Wanted]) -> tuple[list[WaitingResult], list[Change]]:
+        """Cancel messages that wait, or move them to another time; :meth:`advance` comes first.
 
-    def carry(self, first: int, end: int) -> list[Change]:
-        """Note that bodies are kept apart from the log."""
-        return self._made(Carried(first, end))
+        A result for each; one that fails hurts no other.
+        """
+        results: dict[int, WaitingResult] = {}
+        changes: list[Change] = []
+        begins = self._begins_of(sorted({one.offset for one in wanted}))
+        cut_at: dict[int, int] = {}
+        order = sorted(range(len(wanted)), key=lambda place: wanted[place].offset)
+        for place in order:
+            one = wanted[place]
+            begin = begins.get(one.offset)
+            # What was cut out before has left the rest of its entry to begin behind it.
+            entry = self._waiting.get(one.offset)
+            if entry is None and begin is not None:
+                entry = self._waiting.get(cut_at.get(begin, begin))
+            if entry is None or not entry.first <= one.offset < entry.end:
+                results[place] = self._why_not_waiting(one.offset)
+                continue
+            change = _waiting_change(one, entry)
+            if change is None:
+                results[place] = WaitingResult.EXPIRES
+                continue
+            self._change_waiting(change, self._cut_waiting(entry, change.first, change.end))
+            cut_at[one.offset if begin is None else begin] = change.end
+            changes.append(change)
+            results[place] = WaitingResult.DONE
+        return [results[place] for place in range(len(wanted))], changes
+
+    def _begins_of(self, offsets: Sequence[int]) -> dict[int, int]:
+        """Where the waiting entries begin that hold these ascending offsets, in one pass."""
+        begins = {offset: offset for offset in offsets if offset in self._waiting}
+        if len(begins) < len(offsets):
+            for entry in self._waiting.values():
+                place = bisect_left(offsets, entry.first)
+                while place < len(offsets) and offsets[place] < entry.end:
+                    begins[offsets[place]] = entry.first
+                    place += 1
+        return begins
+
+    def _why_not_waiting(self, offset: int) -> WaitingResult:
+        """A redrive has it as a worker would, so that counts as leased."""
+        if offset >= self.arrived:
+            return WaitingResult.UNKNOWN
+        if offset < self.floor or offset in self._settled:
+            return WaitingResult.SETTLED
+        dying = any(one.entry.first <= offset < one.entry.end for one in self._dead)
+        return WaitingResult.DEAD if dying else WaitingResult.LEASED
+
+    def _change_waiting(self, change: Moved | Cancelled, entry: Entry) -> None:
+        if isinstance(change, Cancelled):
+            self._done_with(entry)
+            return
+        entry.available_at_ms, entry.moved = change.available_at_ms, True
+        self._wait(entry)
+
+    def carry(self, ranges: Sequence[tuple[int, int]]) -> list[Change]:
+        """Note that the bodies of these ranges are kept apart from the log."""
+        return self._made(Carried(tuple(ranges))) if ranges else []
 
     def dead_sent(self, number: int) -> list[Change]:
         """The dead messages numbered below ``number`` have landed among the dead letters."""
@@ -626,12 +700,11 @@ class Delivery:
                 self._apply_dead_sent(number)
             case Skipped(first, end):
                 self._apply_skipped(first, end)
-            case Moved(first, end, available_at_ms):
-                for entry in self._take_waiting(first, end):
-                    entry.available_at_ms, entry.moved = available_at_ms, True
-                    self._wait(entry)
-            case Carried(first, end):
-                self._apply_carried(first, end)
+            case Moved() | Cancelled():
+                for entry in self._take_waiting(change.first, change.end):
+                    self._change_waiting(change, entry)
+            case Carried(ranges):
+                self._apply_carried(RangeSet(ranges))
             case Purged(first, end, leased):
                 self._apply_purged(first, end, leased)
             case Leaving(operation_id, lane, ranges):
@@ -732,20 +805,31 @@ class Delivery:
         self._dead = [one for one in self._dead if not first <= one.entry.first < end]
         self._settle(first, end)
 
-    def _apply_carried(self, first: int, end: int) -> None:
-        for lease_id in list(self._leases):
-            for held in self._take_leased(lease_id, first, end):
-                held.entry.carried = True
-                self._hold(lease_id, held.entry, held.deadline_ms)
-        for entry in self._take_waiting(first, end):
-            entry.carried = True
-            self._wait(entry)
-        for one in self._cut_dead(first, end):
-            one.entry.carried = True
-        if self.leaving is not None:
-            taken = self.leaving.take(first, end)
-            self.leaving.entries += [msgspec.structs.replace(one, carried=True) for one in taken]
-            self.leaving.entries.sort(key=lambda one: one.first)
+    def _apply_carried(self, carried: RangeSet) -> None:
+        leased = [(lease_id, held) for lease_id, parts in self._leases.items() for held in parts]
+        for lease_id, part in leased:
+            for first, end in carried.within(part.entry.first, part.entry.end):
+                for held in self._take_leased(lease_id, first, end):
+                    held.entry.carried = True
+                    self._hold(lease_id, held.entry, held.deadline_ms)
+        for waiting in list(self._waiting.values()):
+            for first, end in carried.within(waiting.first, waiting.end):
+                for entry in self._take_waiting(first, end):
+                    entry.carried = True
+                    self._wait(entry)
+        for dying in [one.entry for one in self._dead]:
+            for first, end in carried.within(dying.first, dying.end):
+                for one in self._cut_dead(first, end):
+                    one.entry.carried = True
+        leaving = self._leaving_entries()
+        for first, end in [one for e in leaving for one in carried.within(e.first, e.end)]:
+            self._carry_leaving(first, end)
+
+    def _carry_leaving(self, first: int, end: int) -> None:
+        assert self.leaving is not None, "looked at just before"
+        taken = self.leaving.take(first, end)
+        self.leaving.entries += [msgspec.structs.replace(one, carried=True) for one in taken]
+        self.leaving.entries.sort(key=lambda one: one.first)
 
     def _apply_purged(self, first: int, end: int, leased: bool) -> None:
         entries = self._take_waiting(first, end)
@@ -909,6 +993,15 @@ class Delivery:
             if any(held.deadline_ms == deadline_ms for held in self._leases.get(lease_id, ())):
                 return
             heapq.heappop(self._deadlines)
+
+
+def _waiting_change(one: Wanted, entry: Entry) -> Moved | Cancelled | None:
+    """The change that is wanted; None when the message would expire before."""
+    if one.available_at_ms is None:
+        return Cancelled(one.offset, one.offset + 1)
+    if entry.expires_at_ms and entry.expires_at_ms <= one.available_at_ms:
+        return None
+    return Moved(one.offset, one.offset + 1, one.available_at_ms)
 
 
 def _join(ranges: list[LeasedRange], one: LeasedRange) -> None:

@@ -118,7 +118,7 @@ async def publish_messages(call: Call) -> Reply:
     return await publish(call, TopicKind.QUEUE)
 
 
-async def _source(call: Call) -> Source:
+async def source_of(call: Call) -> Source:
     """The queue, or the topic's subscription, that the path names. Raises NotFoundError."""
     name = call.names[0]
     if len(call.names) == 1:
@@ -143,7 +143,7 @@ async def receive_messages(call: Call) -> Reply:
     check_range(wanted.max_bytes, "max_bytes", 0, limits.FETCH_BYTES_MAX)
     if wanted.lease_ms is not None:
         check_range(wanted.lease_ms, "lease_ms", limits.LEASE_MS_MIN, limits.LEASE_MS_MAX)
-    source = await _source(call)
+    source = await source_of(call)
     service = call.service
     releases = Releases(service, source)
     work = service.engine.receive(
@@ -257,7 +257,7 @@ async def _settle(
     delay_ms: int | None,
 ) -> Reply:
     check_count(receipts, "receipts", limits.SETTLE_RANGES_MAX)
-    source = await _source(call)
+    source = await source_of(call)
     read = [_read_receipt(text, source) for text in receipts]
     ranges = ranges_of(
         [receipt for receipt in read if isinstance(receipt, Receipt)],

@@ -38,6 +38,13 @@ Rate = Annotated[float | str, Meta(description="A second, or text such as 100/s 
 Size = Annotated[int | str, Meta(description="Bytes, or text such as 10Gi or 500M.")]
 
 
+DedupWindow = Annotated[
+    Duration,
+    Meta(description="A second message with the same dedup_id is not stored within so long, up to "
+         "24h; 0: it is stored."),
+]  # fmt: skip
+
+
 class TopicSettings(Struct, omit_defaults=True, kw_only=True):
     """Settings of a topic. What is left out has its default."""
 
@@ -50,6 +57,7 @@ class TopicSettings(Struct, omit_defaults=True, kw_only=True):
         Meta(description="Remove a record when all subscriptions have handled it, and refuse new "
              "ones at retention_bytes rather than remove old ones."),
     ] = False  # fmt: skip
+    dedup_window_ms: DedupWindow = 300_000
 
 
 class DeliverySettings(Struct, omit_defaults=True, kw_only=True):
@@ -111,6 +119,7 @@ class QueueSettings(DeliverySettings, omit_defaults=True, kw_only=True):
         int,
         Meta(description="While it holds so many, new messages are refused (429). 0: no bound."),
     ] = 0
+    dedup_window_ms: DedupWindow = 300_000
 
 
 class TopicBase(Struct, kw_only=True):
@@ -123,6 +132,7 @@ class TopicBase(Struct, kw_only=True):
     retention_ms: Annotated[int, Meta(description="0: no limit by time.")]
     retention_bytes: Annotated[int, Meta(description="For each partition.")]
     message_bytes_max: int
+    dedup_window_ms: int
     created_at_ms: int
 
 
@@ -377,6 +387,7 @@ _COMMON_EXAMPLE: Final = {
     "retention_ms": 604_800_000,
     "retention_bytes": 1_073_741_824,
     "message_bytes_max": 1_048_576,
+    "dedup_window_ms": 300_000,
     "created_at_ms": 1_700_000_000_000,
 }
 _TOPIC_EXAMPLE: Final = _COMMON_EXAMPLE | {"retain_until_acked": False}

@@ -313,6 +313,8 @@ class ProduceResult(_message.Message):
     DURABILITY_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    DUPLICATE_PLACES_FIELD_NUMBER: _builtins.int
+    DUPLICATE_OFFSETS_FIELD_NUMBER: _builtins.int
     base_offset: _builtins.int
     """Offset of the first record."""
     epoch: _builtins.int
@@ -324,6 +326,16 @@ class ProduceResult(_message.Message):
     def error(self) -> _types_pb2.Error:
         """Set when the batch did not land."""
 
+    @_builtins.property
+    def duplicate_places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Records, by their place in the batch from 0, that were not stored: within the topic's dedup
+        window one with their dedup_id had landed ...
+        """
+
+    @_builtins.property
+    def duplicate_offsets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """... at these offsets, one for each. The others follow one another from base_offset on."""
+
     def __init__(
         self,
         *,
@@ -332,10 +344,12 @@ class ProduceResult(_message.Message):
         durability: _types_pb2.Durability.ValueType = ...,
         duplicate: _builtins.bool = ...,
         error: _types_pb2.Error | None = ...,
+        duplicate_places: _abc.Iterable[_builtins.int] | None = ...,
+        duplicate_offsets: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_offset", b"base_offset", "duplicate", b"duplicate", "durability", b"durability", "epoch", b"epoch", "error", b"error"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_offset", b"base_offset", "duplicate", b"duplicate", "duplicate_offsets", b"duplicate_offsets", "duplicate_places", b"duplicate_places", "durability", b"durability", "epoch", b"epoch", "error", b"error"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -897,6 +911,91 @@ class SettleFailure(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SettleFailure: _TypeAlias = SettleFailure  # noqa: Y015
+
+@_typing.final
+class RescheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    FORWARDED_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    subscription: _builtins.str
+    forwarded: _builtins.bool
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RescheduleItem]:
+        """Up to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        subscription: _builtins.str = ...,
+        items: _abc.Iterable[Global___RescheduleItem] | None = ...,
+        forwarded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "items", b"items", "subscription", b"subscription", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RescheduleRequest: _TypeAlias = RescheduleRequest  # noqa: Y015
+
+@_typing.final
+class RescheduleItem(_message.Message):
+    """One message that is ready or delayed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    DELIVER_AT_MS_FIELD_NUMBER: _builtins.int
+    partition: _builtins.int
+    offset: _builtins.int
+    cancel: _builtins.bool
+    """It is not delivered any more."""
+    deliver_at_ms: _builtins.int
+    """Else: not delivered before, milliseconds since the Unix epoch; 0: at once."""
+    def __init__(
+        self,
+        *,
+        partition: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        cancel: _builtins.bool = ...,
+        deliver_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "deliver_at_ms", b"deliver_at_ms", "offset", b"offset", "partition", b"partition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RescheduleItem: _TypeAlias = RescheduleItem  # noqa: Y015
+
+@_typing.final
+class RescheduleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Error]:
+        """One for each item, in the order of the request; an empty code is success."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[_types_pb2.Error] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RescheduleResponse: _TypeAlias = RescheduleResponse  # noqa: Y015
 
 @_typing.final
 class BrowseRequest(_message.Message):

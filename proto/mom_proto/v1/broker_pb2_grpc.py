@@ -69,6 +69,11 @@ class BrokerStub(object):
                 request_serializer=mom__proto_dot_v1_dot_broker__pb2.SettleRequest.SerializeToString,
                 response_deserializer=mom__proto_dot_v1_dot_broker__pb2.SettleResponse.FromString,
                 _registered_method=True)
+        self.Reschedule = channel.unary_unary(
+                '/mom.v1.Broker/Reschedule',
+                request_serializer=mom__proto_dot_v1_dot_broker__pb2.RescheduleRequest.SerializeToString,
+                response_deserializer=mom__proto_dot_v1_dot_broker__pb2.RescheduleResponse.FromString,
+                _registered_method=True)
         self.Browse = channel.unary_unary(
                 '/mom.v1.Broker/Browse',
                 request_serializer=mom__proto_dot_v1_dot_broker__pb2.BrowseRequest.SerializeToString,
@@ -187,6 +192,13 @@ class BrokerServicer(object):
 
     def Settle(self, request, context):
         """Acknowledge, give back or extend leased messages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reschedule(self, request, context):
+        """Cancel messages that wait to be delivered, or move them to another time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -322,6 +334,11 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.Settle,
                     request_deserializer=mom__proto_dot_v1_dot_broker__pb2.SettleRequest.FromString,
                     response_serializer=mom__proto_dot_v1_dot_broker__pb2.SettleResponse.SerializeToString,
+            ),
+            'Reschedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reschedule,
+                    request_deserializer=mom__proto_dot_v1_dot_broker__pb2.RescheduleRequest.FromString,
+                    response_serializer=mom__proto_dot_v1_dot_broker__pb2.RescheduleResponse.SerializeToString,
             ),
             'Browse': grpc.unary_unary_rpc_method_handler(
                     servicer.Browse,
@@ -578,6 +595,33 @@ class Broker(object):
             '/mom.v1.Broker/Settle',
             mom__proto_dot_v1_dot_broker__pb2.SettleRequest.SerializeToString,
             mom__proto_dot_v1_dot_broker__pb2.SettleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reschedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mom.v1.Broker/Reschedule',
+            mom__proto_dot_v1_dot_broker__pb2.RescheduleRequest.SerializeToString,
+            mom__proto_dot_v1_dot_broker__pb2.RescheduleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,8 @@ class BrokerStub:
     """
     Settle: _grpc.UnaryUnaryMultiCallable[_broker_pb2.SettleRequest, _broker_pb2.SettleResponse]
     """Acknowledge, give back or extend leased messages."""
+    Reschedule: _grpc.UnaryUnaryMultiCallable[_broker_pb2.RescheduleRequest, _broker_pb2.RescheduleResponse]
+    """Cancel messages that wait to be delivered, or move them to another time."""
     Browse: _grpc.UnaryUnaryMultiCallable[_broker_pb2.BrowseRequest, _broker_pb2.BrowseResponse]
     """Look at a queue's messages without leasing them."""
     AcquirePartitions: _grpc.UnaryUnaryMultiCallable[_broker_pb2.AcquirePartitionsRequest, _broker_pb2.AcquirePartitionsResponse]
@@ -111,6 +113,8 @@ class BrokerAsyncStub(BrokerStub):
     """
     Settle: _aio.UnaryUnaryMultiCallable[_broker_pb2.SettleRequest, _broker_pb2.SettleResponse]  # type: ignore[assignment]
     """Acknowledge, give back or extend leased messages."""
+    Reschedule: _aio.UnaryUnaryMultiCallable[_broker_pb2.RescheduleRequest, _broker_pb2.RescheduleResponse]  # type: ignore[assignment]
+    """Cancel messages that wait to be delivered, or move them to another time."""
     Browse: _aio.UnaryUnaryMultiCallable[_broker_pb2.BrowseRequest, _broker_pb2.BrowseResponse]  # type: ignore[assignment]
     """Look at a queue's messages without leasing them."""
     AcquirePartitions: _aio.UnaryUnaryMultiCallable[_broker_pb2.AcquirePartitionsRequest, _broker_pb2.AcquirePartitionsResponse]  # type: ignore[assignment]
@@ -204,6 +208,14 @@ class BrokerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_broker_pb2.SettleResponse, _abc.Awaitable[_broker_pb2.SettleResponse]]:
         """Acknowledge, give back or extend leased messages."""
+
+    @_abc_1.abstractmethod
+    def Reschedule(
+        self,
+        request: _broker_pb2.RescheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_broker_pb2.RescheduleResponse, _abc.Awaitable[_broker_pb2.RescheduleResponse]]:
+        """Cancel messages that wait to be delivered, or move them to another time."""
 
     @_abc_1.abstractmethod
     def Browse(

@@ -202,6 +202,7 @@ class Topic(_message.Message):
     QUEUE_FIELD_NUMBER: _builtins.int
     MESSAGES_MAX_FIELD_NUMBER: _builtins.int
     RETAIN_UNTIL_ACKED_FIELD_NUMBER: _builtins.int
+    DEDUP_WINDOW_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 249 of A-Z a-z 0-9 . _ - beginning with a letter or digit."""
     kind: Global___TopicKind.ValueType
@@ -225,6 +226,10 @@ class Topic(_message.Message):
     """Whether a topic removes a message when all of its subscriptions have handled it, and refuses
     new ones at retention_bytes rather than remove old ones. Absent for a queue, which does so.
     """
+    dedup_window_ms: _builtins.int
+    """A second message with the same dedup_id is not stored within so long, milliseconds, 1,000 to
+    86,400,000; 0: it is stored.
+    """
     @_builtins.property
     def queue(self) -> Global___QueueSettings:
         """Absent for a topic."""
@@ -243,11 +248,14 @@ class Topic(_message.Message):
         queue: Global___QueueSettings | None = ...,
         messages_max: _builtins.int | None = ...,
         retain_until_acked: _builtins.bool | None = ...,
+        dedup_window_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_message_bytes_max", b"_message_bytes_max", "_messages_max", b"_messages_max", "_partitions", b"_partitions", "_retain_until_acked", b"_retain_until_acked", "_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "message_bytes_max", b"message_bytes_max", "messages_max", b"messages_max", "partitions", b"partitions", "queue", b"queue", "retain_until_acked", b"retain_until_acked", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedup_window_ms", b"_dedup_window_ms", "_message_bytes_max", b"_message_bytes_max", "_messages_max", b"_messages_max", "_partitions", b"_partitions", "_retain_until_acked", b"_retain_until_acked", "_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "dedup_window_ms", b"dedup_window_ms", "message_bytes_max", b"message_bytes_max", "messages_max", b"messages_max", "partitions", b"partitions", "queue", b"queue", "retain_until_acked", b"retain_until_acked", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_message_bytes_max", b"_message_bytes_max", "_messages_max", b"_messages_max", "_partitions", b"_partitions", "_retain_until_acked", b"_retain_until_acked", "_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "created_at_ms", b"created_at_ms", "kind", b"kind", "message_bytes_max", b"message_bytes_max", "messages_max", b"messages_max", "name", b"name", "partitions", b"partitions", "queue", b"queue", "retain_until_acked", b"retain_until_acked", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedup_window_ms", b"_dedup_window_ms", "_message_bytes_max", b"_message_bytes_max", "_messages_max", b"_messages_max", "_partitions", b"_partitions", "_retain_until_acked", b"_retain_until_acked", "_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "created_at_ms", b"created_at_ms", "dedup_window_ms", b"dedup_window_ms", "kind", b"kind", "message_bytes_max", b"message_bytes_max", "messages_max", b"messages_max", "name", b"name", "partitions", b"partitions", "queue", b"queue", "retain_until_acked", b"retain_until_acked", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__dedup_window_ms: _TypeAlias = _typing.Literal["dedup_window_ms"]  # noqa: Y015
+    _WhichOneofArgType__dedup_window_ms: _TypeAlias = _typing.Literal["_dedup_window_ms", b"_dedup_window_ms"]  # noqa: Y015
     _WhichOneofReturnType__message_bytes_max: _TypeAlias = _typing.Literal["message_bytes_max"]  # noqa: Y015
     _WhichOneofArgType__message_bytes_max: _TypeAlias = _typing.Literal["_message_bytes_max", b"_message_bytes_max"]  # noqa: Y015
     _WhichOneofReturnType__messages_max: _TypeAlias = _typing.Literal["messages_max"]  # noqa: Y015
@@ -260,6 +268,8 @@ class Topic(_message.Message):
     _WhichOneofArgType__retention_bytes: _TypeAlias = _typing.Literal["_retention_bytes", b"_retention_bytes"]  # noqa: Y015
     _WhichOneofReturnType__retention_ms: _TypeAlias = _typing.Literal["retention_ms"]  # noqa: Y015
     _WhichOneofArgType__retention_ms: _TypeAlias = _typing.Literal["_retention_ms", b"_retention_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dedup_window_ms) -> _WhichOneofReturnType__dedup_window_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__message_bytes_max) -> _WhichOneofReturnType__message_bytes_max | None: ...
     @_typing.overload

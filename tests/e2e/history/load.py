@@ -17,7 +17,6 @@ end nothing.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -210,7 +209,7 @@ class Load:
     async def _publish(self, client: _ConnectedClient, target: str, *, queue: bool) -> None:
         room = asyncio.Semaphore(SENDS_AT_ONCE_MAX if client.kind.ordered_by_call else 1)
         interval_s = 1 / self.plan.sends_per_s
-        due = time.monotonic()
+        due = self._recorder.now()
         number = 0
         async with asyncio.TaskGroup() as sends:
             while not self._stopping.is_set():
@@ -221,8 +220,8 @@ class Load:
                 send = sends.create_task(self._send(client, target, message_id, key, queue=queue))
                 send.add_done_callback(lambda _: room.release())
                 # What was missed while there was no room is not made up for.
-                due = max(due + interval_s, time.monotonic())
-                await self._pause(due - time.monotonic())
+                due = max(due + interval_s, self._recorder.now())
+                await self._pause(due - self._recorder.now())
 
     async def _send(
         self,
@@ -411,9 +410,9 @@ class Load:
         reader = self._final_reader
         if partition == 0:
             client.recorder.reader(reader, ReadMode.LOG, topic)
-        deadline = time.monotonic() + self.plan.drain_s
+        deadline = self._recorder.now() + self.plan.drain_s
         whole = False
-        while not whole and time.monotonic() < deadline:
+        while not whole and self._recorder.now() < deadline:
             offset = self._reached.get((reader, partition), 0)
             records = client.messenger.read(topic, partition, offset, follow=False)
             whole = await self._read(client, records, reader, ReadMode.LOG)
@@ -425,21 +424,21 @@ class Load:
     async def _empty_queue(self) -> None:
         """Wait until the workers have emptied the queue, and record what is left."""
         left = await self._backlog()
-        deadline = time.monotonic() + self.plan.drain_s
-        while left and time.monotonic() < deadline:
+        deadline = self._recorder.now() + self.plan.drain_s
+        while left and self._recorder.now() < deadline:
             seen = self._empty_receives
             await self._in_time(lambda seen=seen: self._empty_receives > seen)  # type: ignore[misc]
             left = await self._backlog()
         self._recorder.write(events.Drained(self.plan.queue, left, self._recorder.now()))
 
     async def _backlog(self) -> int:
-        deadline = time.monotonic() + self.plan.drain_s
+        deadline = self._recorder.now() + self.plan.drain_s
         while True:
             try:
                 async with asyncio.timeout(self.plan.deadline_s):
                     return await self._clients[0].messenger.backlog(self.plan.queue)
             except (CallError, TimeoutError):
-                if time.monotonic() > deadline:
+                if self._recorder.now() > deadline:
                     raise
                 await asyncio.sleep(PAUSE_S)
 

@@ -222,6 +222,8 @@ class SdkMessenger:
         """See :class:`Messenger`."""
         with _translated():
             described = await self._client.describe(queue)
+        if not all(partition.node_id for partition in described):
+            raise CallError(ErrorCode.UNAVAILABLE.value)  # What nobody counted is not empty.
         return sum(
             one.ready + one.delayed + one.leased
             for partition in described

@@ -19,6 +19,8 @@ from mom_core.delivery import (
     Policy,
     Run,
     SettleAction,
+    WaitingResult,
+    Wanted,
     decode_changes,
     encode_changes,
     runs_of_batch,
@@ -159,6 +161,8 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     def advance(self) -> None:
         changes = self.state.advance(self.now_ms)
+        next_ms = self.state.next_event_ms()
+        assert next_ms is None or next_ms > self.now_ms, "a timer would fire for ever"
         self.did(changes)
         before = len(self.model.dead)
         self.model.advance(self.now_ms)
@@ -360,15 +364,34 @@ class DeliveryMachine(RuleBasedStateMachine):
             one.state = "settled" if landed else "waiting"
             one.gone = ErrorCode.REDRIVEN if landed else None
 
-    @precondition(lambda self: self.model.of("waiting"))
-    @rule(data=st.data(), delay_ms=st.sampled_from([0, 100, 1_500]))
-    def move(self, data: st.DataObject, delay_ms: int) -> None:
-        offset = data.draw(st.sampled_from(sorted(o.offset for o in self.model.of("waiting"))))
-        at_ms = self.now_ms + delay_ms if delay_ms else 0
-        changes = self.state.move(offset, at_ms)
-        assert changes
+    @rule(data=st.data())
+    def change_waiting(self, data: st.DataObject) -> None:
+        """Cancel some messages, move others; among them such as do not wait."""
+        self.advance()
+        times = st.sampled_from([None, 0, self.now_ms + 100, self.now_ms + 1_500])
+        wanted = data.draw(
+            st.lists(st.builds(Wanted, st.integers(0, self.end + 2), times), max_size=6)
+        )
+        expected: dict[int, WaitingResult] = {}
+        for place in sorted(range(len(wanted)), key=lambda at: wanted[at].offset):
+            expected[place] = self.change_model(*wanted[place])
+        results, changes = self.state.change_waiting(wanted)
+        assert results == [expected[place] for place in range(len(wanted))]
         self.did(changes)
-        self.model.messages[offset].available_at_ms = at_ms
+
+    def change_model(self, offset: int, at_ms: int | None) -> WaitingResult:
+        one = self.model.messages.get(offset)
+        if one is None or offset >= self.state.arrived:
+            return WaitingResult.UNKNOWN
+        if one.state != "waiting":
+            return WaitingResult("leased" if one.state == "leaving" else one.state)
+        if at_ms is None:
+            one.state = "settled"
+        elif one.expires_at_ms and one.expires_at_ms <= at_ms:
+            return WaitingResult.EXPIRES
+        else:
+            one.available_at_ms = at_ms
+        return WaitingResult.DONE
 
     @rule(data=st.data())
     def carry(self, data: st.DataObject) -> None:
@@ -379,8 +402,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             for one in self.model.messages.values()
             if one.state != "settled" and not one.carried and one.offset < below
         )
+        self.did(self.state.carry(pinning))
         for low, high in pinning:
-            self.did(self.state.carry(low, high))
             for offset in range(low, high):
                 self.model.messages[offset].carried = True
 

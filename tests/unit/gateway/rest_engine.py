@@ -20,6 +20,7 @@ from mom_client.results import (
 from mom_client.routing import OwnerRoute, RoutingSnapshot, TopicRoute
 from mom_core.batch import BatchBuilder, cut, parse_header
 from mom_core.errors import (
+    ConflictError,
     ErrorCode,
     InvalidArgumentError,
     MomError,
@@ -58,6 +59,7 @@ class MemoryEngine:
         self.leased: dict[tuple[str, int, int], int] = {}
         self.tokens: dict[str, Identity] = {}
         self.settled: list[tuple[int, int]] = []
+        self.rescheduled: list[tuple[int, bool, int]] = []
         self.authentications = 0
         self.revision = 1
         self.failure: MomError | None = None
@@ -239,6 +241,18 @@ class MemoryEngine:
             else:
                 del self.leased[topic, 0, offset]
         return result
+
+    async def reschedule(
+        self, topic: str, subscription: str, items: Sequence[broker_pb2.RescheduleItem]
+    ) -> list[MomError | None]:
+        found: list[MomError | None] = []
+        for one in items:
+            if self.leased.get((topic, one.partition, one.offset)):
+                found.append(ConflictError("a worker has it under lease now", field="position"))
+            else:
+                self.rescheduled.append((one.offset, one.cancel, one.deliver_at_ms))
+                found.append(None)
+        return found
 
     async def alter_topic(self, name: str, kind: TopicKind | None, patch: bytes) -> TopicConfig:
         raise InvalidArgumentError("not here", field="partitions")

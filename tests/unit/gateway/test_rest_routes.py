@@ -543,3 +543,39 @@ def test_open_beyond_loopback_only_when_told_so() -> None:
 
 
 # The process's edges.
+
+
+# Cancelling and rescheduling.
+
+
+async def test_waiting_messages_are_cancelled_and_moved(rest: Rest) -> None:
+    await rest.ok("POST", MESSAGES, json={"value": "leased"})
+    await rest.ok("POST", f"{MESSAGES}:receive")
+    body = {"positions": ["0:0", "0:7", "nonsense"]}
+    reply = await rest.ok("POST", f"{MESSAGES}:cancel", 207, json=body)
+    leased, done, nonsense = reply["results"]
+    assert (leased["position"], leased["status"], leased["type"][-8:]) == ("0:0", 409, "conflict")
+    assert done == {"position": "0:7", "status": "ok"}
+    assert (nonsense["status"], nonsense["field"]) == (400, "position")
+    moved = {"positions": ["0:8", "0:9"], "deliver_at_ms": 5}
+    await rest.ok("POST", f"{MESSAGES}:reschedule", json=moved)
+    assert rest.engine.rescheduled == [(7, True, 0), (8, False, 5), (9, False, 5)]
+    problem = await rest.problem("POST", f"{MESSAGES}:cancel", 409, json={"positions": ["0:0"]})
+    assert problem["results"][0]["position"] == "0:0"
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "field"),
+    [
+        ("cancel", {}, "positions"),
+        ("cancel", {"positions": []}, "positions"),
+        ("cancel", {"positions": ["0:1"] * 1_001}, "positions"),
+        ("reschedule", {"positions": ["0:1"], "deliver_at_ms": -1}, "deliver_at_ms"),
+        ("reschedule", {"positions": ["0:1"], "deliver_at_ms": 1, "delay_ms": 1}, "delay_ms"),
+    ],
+)
+async def test_what_can_not_be_rescheduled_is_named(
+    rest: Rest, verb: str, body: dict[str, Any], field: str
+) -> None:
+    problem = await rest.problem("POST", f"{MESSAGES}:{verb}", 400, json=body)
+    assert problem["field"] == field

@@ -138,7 +138,10 @@ def test_bounds_are_those_of_mom(plural: str) -> None:
         ),
     ):
         assert [f"'{format_bytes(one)}'" in _rules(part) for one in bounds] == [True, True]
-    durations = [(retention["time"], (limits.RETENTION_MS_MIN, limits.RETENTION_MS_MAX))]
+    durations = [
+        (retention["time"], (limits.RETENTION_MS_MIN, limits.RETENTION_MS_MAX)),
+        (fields["dedupWindow"], (limits.DEDUP_WINDOW_MS_MIN, limits.DEDUP_WINDOW_MS_MAX)),
+    ]
     leases = (limits.LEASE_MS_MIN, limits.LEASE_MS_MAX)
     if plural == "momqueues":
         durations.append((fields["ackTimeout"], leases))

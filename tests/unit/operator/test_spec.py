@@ -57,6 +57,7 @@ def test_settings_are_those_of_rest() -> None:
                 "partitions": 3,
                 "retention": {"time": "168h", "bytes": "10Gi"},
                 "messageBytesMax": 2048,
+                "dedupWindow": "1h",
                 "subscriptions": [
                     {"name": "billing", "start": "latest", "sessionTimeout": "15s"},
                     {"name": "mail", "mode": "queue", "ackTimeout": "1m30s"},
@@ -71,6 +72,7 @@ def test_settings_are_those_of_rest() -> None:
         "retention_bytes": 10 << 30,
         "message_bytes_max": 2048,
         "retain_until_acked": True,
+        "dedup_window_ms": 3_600_000,
     }
     billing, mail = topic.spec.subscriptions or ()
     assert billing.settings() == {"mode": "stream", "start": "latest", "session_ms": 15_000}
