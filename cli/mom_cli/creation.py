@@ -45,8 +45,10 @@ async def topic_or_create(
     return await engine.topic(name), is_new
 
 
-async def subscription_or_create(engine: Engine, route: TopicRoute, name: str, start: str) -> bool:
-    """Make sure of a stream-mode subscription; whether it was made now.
+async def subscription_or_create(
+    engine: Engine, route: TopicRoute, name: str, start: str, mode: str = "stream"
+) -> bool:
+    """Make sure of a subscription; whether it was made now.
 
     Raises NotFoundError, outside a developer's cluster, that says how to create it.
     """
@@ -55,10 +57,10 @@ async def subscription_or_create(engine: Engine, route: TopicRoute, name: str, s
     if (await engine.cluster()).store_engine not in _DEVELOPMENT_ENGINES:
         raise NotFoundError(
             f"{route.name!r} has no subscription {name!r}; "
-            f"`mom subscription create {route.name} {name}` makes one",
+            f"`mom subscription create {route.name} {name} --mode {mode}` makes one",
             field="subscription",
         )
-    _, is_new = await engine.create_subscription(route.name, name, {"start": start})
+    _, is_new = await engine.create_subscription(route.name, name, {"mode": mode, "start": start})
     if is_new:
         said = f"created it, from {start}"
         click.echo(f"subscription {name!r} of {route.name!r} did not exist: {said}", err=True)

@@ -31,6 +31,8 @@ COMMANDS = {
     "operation": LazyCommand("operations:operation", "Show and cancel what goes on by itself."),
     "cancel": LazyCommand("reschedule:cancel", "Cancel messages that wait to be delivered."),
     "reschedule": LazyCommand("reschedule:reschedule", "Move waiting messages to another time."),
+    "run": LazyCommand("run:run", "Run the handlers of an application."),
+    "init": LazyCommand("init:init", "Write a first application and its test."),
     "cluster": LazyCommand("cluster:cluster", "Show nodes, partitions and the store."),
     "status": LazyCommand("status:status", "Show how a cluster on Kubernetes is."),
     "connect": LazyCommand("connect:connect", "Open a tunnel to a cluster on Kubernetes."),

@@ -10,7 +10,8 @@
 :mod:`mom_client.sync` is the same without asyncio. Importing does no I/O and starts nothing.
 """
 
-from mom_client import sync
+from mom_client import sync, tracing
+from mom_client.app import MomApp, PayloadError, Retry
 from mom_client.client import Client, connect
 from mom_client.consumption import Consumption, Subscription
 from mom_client.options import EngineOptions
@@ -43,6 +44,10 @@ __all__ = [
     "Client",
     "connect",
     "sync",
+    "tracing",
+    "MomApp",
+    "Retry",
+    "PayloadError",
     "Message",
     "Position",
     "Published",

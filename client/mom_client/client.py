@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
 
 import msgspec
 
-from mom_client import operations
+from mom_client import operations, tracing
 from mom_client.consumption import Consumption, Subscription
 from mom_client.face import ADDRESS_DEFAULT, duration_ms, io_thread, member_id, split_addresses
-from mom_client.iothread import LoopSink
+from mom_client.iothread import IoThread, LoopSink
 from mom_client.options import EngineOptions
 from mom_client.received import ReceivedMessage
 from mom_client.rescheduling import Place, change, moment, outcome, several_of
@@ -72,6 +72,11 @@ class Client:
     ) -> None:
         self._io = io_thread(split_addresses(addresses), token, EngineOptions(**options))
         self._sink: tuple[asyncio.AbstractEventLoop | None, LoopSink | None] = (None, None)
+
+    @property
+    def io(self) -> IoThread:
+        """The thread of its connections."""
+        return self._io
 
     # Life.
 
@@ -136,6 +141,9 @@ class Client:
             value, key, headers, content_type, timestamp_ms, wishes, self._io.now_ms
         )
         future: asyncio.Future[Published] = loop.create_future()
+        traced = tracing.send_one(topic, message)
+        if traced is not None:
+            future.add_done_callback(traced)
         self._io.hand_over(topic, message, partition, sink, future)
         return future
 
@@ -168,9 +176,13 @@ class Client:
     def _publish_chunk(
         self, topic: str, chunk: list[Message], partition: int | None
     ) -> asyncio.Future[list[Published | MomError]]:
-        return asyncio.wrap_future(
-            self._io.run(lambda engine: engine.publish_many(topic, chunk, partition))
+        messages, traced = tracing.send_many(topic, chunk)
+        future = asyncio.wrap_future(
+            self._io.run(lambda engine: engine.publish_many(topic, messages, partition))
         )
+        if traced is not None:
+            future.add_done_callback(traced)
+        return future
 
     # Reading.
 

@@ -19,7 +19,7 @@ from mom_client.group import Groups
 from mom_client.lease_streams import ArrivedLease, LeaseStreams
 from mom_client.options import EngineOptions
 from mom_client.producer import Producer
-from mom_client.queues import Queues
+from mom_client.queues import Leased, Queues
 from mom_client.reader import Reader
 from mom_client.rescheduling import Rescheduler
 from mom_client.results import (
@@ -80,6 +80,11 @@ class Engine:
         self._rescheduler = Rescheduler(caller)
         self._caller = caller
         self._groups = Groups(caller)
+
+    @property
+    def clock(self) -> Clock:
+        """What times are measured with here."""
+        return self._clock
 
     # Life.
 
@@ -207,7 +212,7 @@ class Engine:
         max_bytes: int = 0,
         wait_ms: int = 0,
         lease_ms: int = 0,
-    ) -> list[broker_pb2.LeasedBatch]:
+    ) -> Leased:
         """Lease up to ``max_messages``, waiting up to ``wait_ms`` for the first; empty at its end.
 
         Waits at all owners, and leases at the ones that have something.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from mom_client.log_reader import CHUNKS_AHEAD_MAX, FOLLOW_WAIT_MS, fetch_bytes
@@ -34,8 +34,8 @@ _log = logging.getLogger("mom_client")
 class HeldPartition:
     """A partition that the member reads, under one generation."""
 
-    __slots__ = ("committed", "generation", "partition", "position", "pull", "read_from", "revoked",
-                 "stopped", "with_user")  # fmt: skip
+    __slots__ = ("ahead", "committed", "generation", "partition", "position", "pull", "read_from",
+                 "revoked", "room", "stopped", "with_user")  # fmt: skip
 
     def __init__(self, lease: broker_pb2.PartitionLease) -> None:
         self.partition = lease.partition
@@ -51,6 +51,10 @@ class HeldPartition:
         """To be released as soon as the handler has none of it."""
         self.with_user = 0
         """Chunks that the handler has."""
+        self.ahead = 0
+        """Chunks that were read and are not done with."""
+        self.room = asyncio.Event()
+        self.room.set()
 
 
 class MemberChunk:
@@ -96,6 +100,9 @@ class Member:
         self._to_commit = asyncio.Event()
         self._releases: set[asyncio.Task[None]] = set()
         self._heartbeat_ms = BEAT_RETRY_MS
+        self.on_stopped: Callable[[HeldPartition], None] | None = None
+        """Called when no more of a partition may be handled: ``revoked`` after the message at hand,
+        else at once, since another member has it."""
 
     @property
     def partitions(self) -> list[int]:
@@ -174,10 +181,19 @@ class Member:
         held.stopped = True
         if held.pull is not None:
             held.pull.cancel()
+        if self.on_stopped is not None:
+            self.on_stopped(held)
+
+    def halt(self, held: HeldPartition) -> None:
+        """Read no more of a partition, and keep it from others."""
+        held.stopped = True
+        if held.pull is not None:
+            held.pull.cancel()
 
     async def _pull(self, held: HeldPartition, bytes_max: int) -> None:
         offset = held.read_from
         while True:
+            await held.room.wait()
             try:
                 fetched = await self._engine.fetch(
                     self._topic,
@@ -202,6 +218,7 @@ class Member:
                     return
             else:
                 if fetched.batches:
+                    _step(held, 1)
                     await self._chunks.put(MemberChunk(self._topic, self._topic_id, held, fetched))
                 offset = fetched.next_offset
 
@@ -236,6 +253,7 @@ class Member:
     def done(self, held: HeldPartition) -> None:
         """The handler has no more of a chunk."""
         held.with_user -= 1
+        _step(held, -1)
         if held.revoked and not held.with_user:
             self._release(held)
 
@@ -323,3 +341,12 @@ class Member:
             if isinstance(error, FencedError) and self._held.get(held.partition) is held:
                 self._stop(self._held.pop(held.partition))
         return errors
+
+
+def _step(held: HeldPartition, chunks: int) -> None:
+    """Count chunks of one partition: one that is handled slowly must not fill the others' room."""
+    held.ahead += chunks
+    if held.ahead < CHUNKS_AHEAD_MAX:
+        held.room.set()
+    else:
+        held.room.clear()

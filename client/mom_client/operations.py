@@ -237,6 +237,21 @@ async def set_paused(engine: Engine, queue: str, subscription: str | None, pause
         await engine.alter_subscription(queue, subscription, patch)
 
 
+async def check_queue(engine: Engine, topic: str, name: str) -> None:
+    """Check that a queue, or a queue-mode subscription, stands."""
+    route = await engine.topic(topic)
+    if name == topic and name not in route.subscriptions:
+        raise InvalidArgumentError(
+            f"{topic!r} is a topic: name a queue-mode subscription of it, or read it as a stream",
+            field="queue",
+        )
+    if route.subscription(name).mode is not SubscriptionMode.QUEUE:
+        raise InvalidArgumentError(
+            f"subscription {name!r} of {topic!r} is a stream: read it as a subscriber",
+            field="subscription",
+        )
+
+
 # Receiving and settling.
 
 

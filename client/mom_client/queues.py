@@ -38,6 +38,13 @@ _DONE_BEFORE: Final[dict[int, tuple[str, ...]]] = {
 }
 
 
+class Leased(list[broker_pb2.LeasedBatch]):
+    """What one call leased."""
+
+    since_ms: int = 0
+    """When the call was sent, by the monotonic clock: no lease in it began earlier."""
+
+
 class Queues:
     """Leases and settles at owners."""
 
@@ -57,7 +64,7 @@ class Queues:
         max_bytes: int,
         wait_ms: int,
         lease_ms: int,
-    ) -> list[broker_pb2.LeasedBatch]:
+    ) -> Leased:
         """See :meth:`mom_client.engine.Engine.receive`."""
         _check_range("max_messages", max_messages, 1, RECEIVE_MESSAGES_MAX)
         _check_range("max_bytes", max_bytes, 0, FETCH_BYTES_MAX)
@@ -74,7 +81,7 @@ class Queues:
 
     async def _receive(
         self, topic: str, request: broker_pb2.ReceiveRequest, wait_ms: int
-    ) -> list[broker_pb2.LeasedBatch]:
+    ) -> Leased:
         clock = self._caller.clock
         until_ms = clock.monotonic_ms() + wait_ms
         give_up_ms = self._caller.deadline_ms(wait_ms)
@@ -120,11 +127,13 @@ class Queues:
 
     async def _lease(
         self, addresses: Sequence[str], request: broker_pb2.ReceiveRequest, deadline_ms: int
-    ) -> tuple[list[broker_pb2.LeasedBatch], MomError | None, list[str]]:
+    ) -> tuple[Leased, MomError | None, list[str]]:
         """Ask one after the other until one has something; and who answered."""
         last_error: MomError | None = None
         answered: list[str] = []
+        leased = Leased()
         for address in addresses:
+            leased.since_ms = self._caller.clock.monotonic_ms()
             try:
                 response = await self._lease_at(address, request, deadline_ms)
             except MomError as error:
@@ -133,9 +142,10 @@ class Queues:
                 last_error = error
                 continue
             if response.batches:
-                return list(response.batches), None, answered
+                leased.extend(response.batches)
+                return leased, None, answered
             answered.append(address)
-        return [], last_error, answered
+        return leased, last_error, answered
 
     async def _lease_at(
         self, address: str, request: broker_pb2.ReceiveRequest, deadline_ms: int

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 import msgspec
 
-from mom_client import operations
+from mom_client import operations, tracing
 from mom_client.client import CHUNK_MESSAGES, CHUNKS_MAX
 from mom_client.consumption import SyncConsumption, SyncSubscription
 from mom_client.face import ADDRESS_DEFAULT, duration_ms, io_thread, member_id, split_addresses
-from mom_client.iothread import ThreadSink
+from mom_client.iothread import IoThread, ThreadSink
 from mom_client.options import EngineOptions
 from mom_client.received import ReceivedMessage
 from mom_client.rescheduling import Place, change, moment, outcome, several_of
@@ -67,6 +67,13 @@ class Client:
         **options: Any,
     ) -> None:
         self._io = io_thread(split_addresses(addresses), token, EngineOptions(**options))
+
+    @classmethod
+    def sharing(cls, io: IoThread) -> Client:
+        """A client over the connections of another, which closes them."""
+        client = cls.__new__(cls)
+        client._io = io
+        return client
 
     # Life.
 
@@ -155,6 +162,9 @@ class Client:
         future: Future[Published] = Future()
         # A result that is under way can't be cancelled, which set_result relies on.
         future.set_running_or_notify_cancel()
+        traced = tracing.send_one(topic, message)
+        if traced is not None:
+            future.add_done_callback(traced)
         self._io.hand_over(topic, message, partition, _SINK, future)
         return future
 
@@ -180,7 +190,11 @@ class Client:
     def _publish_chunk(
         self, topic: str, chunk: list[Message], partition: int | None
     ) -> Future[list[Published | MomError]]:
-        return self._io.run(lambda engine: engine.publish_many(topic, chunk, partition))
+        messages, traced = tracing.send_many(topic, chunk)
+        future = self._io.run(lambda engine: engine.publish_many(topic, messages, partition))
+        if traced is not None:
+            future.add_done_callback(traced)
+        return future
 
     # Reading.
 

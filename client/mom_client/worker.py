@@ -1,18 +1,23 @@
 """A worker of a queue: leases that are kept while a handler runs, and acks in the background.
 
 Loop-native. Renewals run in the client's own loop, so a handler may block for longer than a lease.
+
+A lease is over when its owner says so, or when it was not renewed in time by this process's own
+clock, counted from the request: a process that was stopped, or cut off, then begins nothing more
+of it, for another worker may have it. An ack is sent all the same, since only the owner knows.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from mom_client.lease_streams import ArrivedLease
 from mom_client.received import ReceivedMessage, messages_of_lease
-from mom_core.errors import MomError, TimedOutError
+from mom_client.wire import error_from_proto
+from mom_core.errors import MomError
 from mom_core.limits import LEASE_MS_DEFAULT
 from mom_core.ranges import RangeSet
 from mom_proto.v1 import broker_pb2
@@ -35,10 +40,10 @@ EXTEND: Final = broker_pb2.SETTLE_ACTION_EXTEND
 class HeldLease:
     """Messages that were leased together and are not all settled."""
 
-    __slots__ = ("_batch", "_worker", "begun", "end", "first", "gone", "lease_id", "lease_ms",
-                 "partition", "renew_at_ms")  # fmt: skip
+    __slots__ = ("_batch", "_worker", "begun", "end", "ends_ms", "first", "gone", "lease_id",
+                 "lease_ms", "lost", "over", "partition", "renew_at_ms")  # fmt: skip
 
-    def __init__(self, worker: QueueWorker, leased: broker_pb2.LeasedBatch, sent_ms: int) -> None:
+    def __init__(self, worker: QueueWorker, leased: broker_pb2.LeasedBatch, since_ms: int) -> None:
         self._worker = worker
         self._batch = leased
         self.begun = False
@@ -50,7 +55,19 @@ class HeldLease:
         self.lease_ms = leased.lease_ms or LEASE_MS_DEFAULT
         self.gone = RangeSet()
         """Settled, or lost."""
-        self.renew_at_ms = sent_ms + int(self.lease_ms * RENEW_AT_SHARE)
+        self.lost = RangeSet()
+        """What its owner said is not this worker's any more."""
+        self.over = False
+        """It was not renewed in time; whether it is lost, its owner knows."""
+        self.renew_at_ms = 0
+        self.ends_ms = 0
+        """When it is over at the earliest, by this process's clock."""
+        self.lasts_from(since_ms)
+
+    def lasts_from(self, since_ms: int) -> None:
+        """It was granted, or renewed, by a request of that time."""
+        self.ends_ms = since_ms + self.lease_ms
+        self.renew_at_ms = since_ms + int(self.lease_ms * RENEW_AT_SHARE)
 
     def messages(self) -> list[ReceivedMessage]:
         """The messages, decoded by whoever calls."""
@@ -89,6 +106,10 @@ class QueueWorker:
         self._idle.set()
         self._tasks: list[asyncio.Task[None]] = []
         self._to_renew = asyncio.Event()
+        self._renewals: set[asyncio.Task[None]] = set()
+        self._has_backoff = False
+        self.on_lost: Callable[[HeldLease, int, int], None] | None = None
+        """Called when the offsets [first, end) of a lease were lost."""
 
     async def open(self) -> None:
         """Begin. Raises NotFoundError."""
@@ -99,21 +120,29 @@ class QueueWorker:
             loop.create_task(self._keep_settling()),
         ]
 
-    async def next(self, wait_ms: int | None = None) -> list[HeldLease]:
+    async def next(
+        self, wait_ms: int | None = None, max_messages: int | None = None
+    ) -> list[HeldLease]:
         """Lease the next messages, waiting for them; empty only when ``wait_ms`` has passed.
 
-        What an earlier call leased for a caller that was cancelled meanwhile comes first.
+        What an earlier call leased for a caller that was cancelled meanwhile comes first. Where
+        messages are asked for and not pushed, ``max_messages`` are.
         """
         self._asked = True
         try:
             async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
                 while not (found := self._found()):
                     if not await self._streams.wait():
-                        await self._poll(may_raise=wait_ms is not None)
+                        await self._poll(max_messages, may_raise=wait_ms is not None)
         except TimeoutError:
             return []
         self._streams.took_up()
+        await self._look_at_backoff()
         return found
+
+    async def _look_at_backoff(self) -> None:
+        route = await self._engine.topic(self.topic)
+        self._has_backoff = route.subscription(self.subscription).queue.retry_backoff_ms > 0
 
     def _found(self) -> list[HeldLease]:
         """What is leased and not begun, in the order in which it came."""
@@ -137,14 +166,14 @@ class QueueWorker:
         for lease in self._found():
             self.give_back(lease, lease.first)
 
-    async def _poll(self, *, may_raise: bool) -> None:
+    async def _poll(self, max_messages: int | None, *, may_raise: bool) -> None:
         """Ask for messages, in a call that nodes and gateways pass on."""
-        sent_ms = self._now_ms()
+        room = self._streams.room
         try:
             batches = await self._engine.receive(
                 self.topic,
                 self.subscription,
-                max_messages=self._streams.room,
+                max_messages=min(max_messages or room, room),
                 wait_ms=self._streams.poll_ms,
                 lease_ms=self._lease_ms,
             )
@@ -153,9 +182,7 @@ class QueueWorker:
                 raise
             await asyncio.sleep(_RETRY_MS / 1000)
             return
-        # A request may have waited before its messages were leased: counting from when it was sent
-        # only renews earlier.
-        leases = [HeldLease(self, one, sent_ms) for one in batches]
+        leases = [HeldLease(self, one, batches.since_ms) for one in batches]
         self._streams.hold(sum(one.end - one.first for one in leases))
         self._leases.update(leases)
         self._not_begun += leases
@@ -164,6 +191,11 @@ class QueueWorker:
     def settle(self, lease: HeldLease, offset: int, action: int, delay_ms: int = 0) -> None:
         """Settle one message in the background."""
         if offset in lease.gone:
+            if offset in lease.lost:
+                _log.warning(
+                    "%r partition %d offset %d was not settled: its lease was lost, and another "
+                    "worker may have it", self.topic, lease.partition, offset,
+                )  # fmt: skip
             return
         self._let_go(lease, offset, offset + 1)
         self._queue(lease, offset, offset + 1, action, delay_ms)
@@ -174,7 +206,8 @@ class QueueWorker:
         lease.gone.add(first, end)
         if not lease.open_ranges():
             self._leases.discard(lease)
-        self._streams.settled(left)
+        if not lease.over:  # Else they were counted when it was.
+            self._streams.settled(left)
 
     def give_back(self, lease: HeldLease, first: int) -> None:
         """Release what is left of a lease from ``first`` on."""
@@ -184,9 +217,14 @@ class QueueWorker:
                 self._let_go(lease, start, end)
                 self._queue(lease, start, end, RELEASE)
 
+    def fail(self, lease: HeldLease, offset: int, delay_ms: int) -> None:
+        """Give one message back as failed; ``delay_ms`` is for a queue without a backoff."""
+        self.settle(lease, offset, NACK, 0 if self._has_backoff else delay_ms)
+
     def is_held(self, lease: HeldLease, offset: int) -> bool:
-        """Whether a message is still this worker's, as far as is known."""
-        return offset not in lease.gone
+        """Whether a message is still this worker's, as far as is known. From any thread."""
+        is_over = lease.over or self._now_ms() >= lease.ends_ms
+        return not is_over and offset not in lease.gone
 
     def _queue(
         self, lease: HeldLease, first: int, end: int, action: int, delay_ms: int = 0
@@ -221,9 +259,10 @@ class QueueWorker:
         try:
             await self.flush()
         finally:
-            for task in self._tasks:
+            tasks = [*self._tasks, *self._renewals]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep_settling(self) -> None:
         while True:
@@ -251,17 +290,18 @@ class QueueWorker:
     # Renewing.
 
     def _now_ms(self) -> int:
-        return int(asyncio.get_running_loop().time() * 1000)
+        return self._engine.clock.monotonic_ms()
 
     async def _keep_renewing(self) -> None:
         while True:
             self._to_renew.clear()
             now_ms = self._now_ms()
+            self._drop_ended(now_ms)
             due = [lease for lease in self._leases if lease.renew_at_ms <= now_ms]
             if due:
-                await self._renew(due)
-                continue
-            next_ms = min((lease.renew_at_ms for lease in self._leases), default=None)
+                self._begin_renewal(due, now_ms)
+            moments = (min(one.renew_at_ms, one.ends_ms) for one in self._leases)
+            next_ms = min(moments, default=None)
             timeout = None if next_ms is None else (next_ms - now_ms) / 1000
             try:
                 async with asyncio.timeout(timeout):
@@ -269,28 +309,59 @@ class QueueWorker:
             except TimeoutError:
                 continue
 
-    async def _renew(self, due: Iterable[HeldLease]) -> None:
-        ranges: list[broker_pb2.SettleRange] = []
-        leases: list[HeldLease] = []
-        sent_ms = self._now_ms()
-        for lease in due:
-            lease.renew_at_ms = sent_ms + int(lease.lease_ms * RENEW_AT_SHARE)
+    def _drop_ended(self, now_ms: int) -> None:
+        for lease in [one for one in self._leases if one.ends_ms <= now_ms]:
+            lease.over = True
+            self._leases.discard(lease)
             for first, end in lease.open_ranges():
-                ranges.append(_range(lease, first, end, EXTEND, lease.lease_ms))
-                leases.append(lease)
-        if not ranges:
+                self._streams.settled(end - first)
+                self._tell_lost(lease, first, end)
+
+    def _tell_lost(self, lease: HeldLease, first: int, end: int) -> None:
+        if self.on_lost is not None:
+            self.on_lost(lease, first, end)
+
+    def _begin_renewal(self, due: Iterable[HeldLease], now_ms: int) -> None:
+        """By a task of its own: an owner that does not answer must not hold up the others.
+
+        A lease is tried again after a further third, and dropped at its end, so few are under way.
+        """
+        by_partition: dict[int, list[HeldLease]] = {}
+        for lease in due:
+            lease.renew_at_ms = now_ms + int(lease.lease_ms * RENEW_AT_SHARE)
+            by_partition.setdefault(lease.partition, []).append(lease)
+        for leases in by_partition.values():
+            task = asyncio.get_running_loop().create_task(self._renew(leases))
+            self._renewals.add(task)
+            task.add_done_callback(self._renewals.discard)
+
+    async def _renew(self, leases: Iterable[HeldLease]) -> None:
+        due = [(one, first, end) for one in leases for first, end in one.open_ranges()]
+        if not due:
             return
+        sent_ms = self._now_ms()
+        ranges = [_range(one, first, end, EXTEND, one.lease_ms) for one, first, end in due]
         try:
             results = await self._engine.settle(self.topic, self.subscription, ranges)
         except MomError as error:
             _log.warning("renewing leases of %r failed: %s", self.topic, error.message)
             return
-        for lease, result in zip(leases, results, strict=True):
+        failed: set[HeldLease] = set()
+        for (lease, _, _), result in zip(due, results, strict=True):
             for failure in result.failures:
-                end = failure.first_offset + failure.count
-                if failure.error.code == TimedOutError.code.value:
-                    continue
-                self._let_go(lease, failure.first_offset, end)
+                if error_from_proto(failure.error).retriable:
+                    failed.add(lease)
+                else:
+                    self._lose(lease, failure.first_offset, failure.count)
+        for lease in {one for one, _, _ in due} - failed:
+            lease.lasts_from(max(sent_ms, lease.ends_ms - lease.lease_ms))
+
+    def _lose(self, lease: HeldLease, first: int, count: int) -> None:
+        for start, end, gone in list(lease.gone.split(first, first + count)):
+            if not gone:
+                self._let_go(lease, start, end)
+                lease.lost.add(start, end)
+                self._tell_lost(lease, start, end)
 
 
 def _range(

@@ -201,6 +201,16 @@ KEPT_BODIES_MAX: Final = 100_000
 # command or a row of its own, a few milliseconds of the store's time together.
 KEPT_VALUES_PER_COMMIT_MAX: Final = 4_000
 KEPT_READS_MAX: Final = 256
+
+# Handlers of one worker or subscriber that run at once: each sync one is a thread.
+HANDLERS_AT_ONCE_MAX: Final = 1_000
+# Tries of a handler at one message before it gives up, and the wait between two of them.
+HANDLER_TRIES_MAX: Final = 1_000
+HANDLER_BACKOFF_MS_MIN: Final = 10
+HANDLER_BACKOFF_MS_MAX: Final = 24 * 3600 * 1000
+# What a header of a parked message tells of the handler's error: a traceback's last lines fit.
+PARKED_ERROR_CHARACTERS_MAX: Final = 2_000
+
 # A queue's rate limit, messages a second. Below one an hour a pause says it better; above the
 # highest no node leases anyway.
 RATE_PER_S_MIN: Final = 1 / 3600

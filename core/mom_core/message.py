@@ -57,8 +57,8 @@ class Message(msgspec.Struct, array_like=True, gc=False):
 def encode_value(value: Any) -> tuple[bytes, str | None]:
     """Return the bytes and content type of a Python value.
 
-    Bytes stay as they are with no content type, a str becomes text, and anything else JSON.
-    Raises InvalidArgumentError when the value has no JSON form.
+    Bytes stay as they are with no content type, a str becomes text, and anything else JSON, also
+    a pydantic model. Raises InvalidArgumentError when the value has no JSON form.
     """
     if isinstance(value, bytes):
         return value, None
@@ -67,11 +67,18 @@ def encode_value(value: Any) -> tuple[bytes, str | None]:
     if isinstance(value, str):
         return value.encode(), TEXT
     try:
-        return msgspec.json.encode(value), JSON
+        return msgspec.json.encode(value, enc_hook=_plain), JSON
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(
             f"a value of type {type(value).__name__} has no JSON form: {error}", field="value"
         ) from None
+
+
+def _plain(value: Any) -> Any:
+    """What pydantic says a model of its own is made of."""
+    if not hasattr(type(value), "model_dump"):
+        raise TypeError(f"objects of type {type(value).__name__} are not supported")
+    return value.model_dump(mode="json")
 
 
 def check_message(message: Message, message_bytes_max: int) -> None:

@@ -79,6 +79,10 @@ class BrokerProcess:
     ) -> None:
         self._process.communicate(timeout=30)
 
+    def signal(self, number: int) -> None:
+        """Send it a signal, such as SIGSTOP."""
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """As a crash."""
         self._process.kill()

@@ -1,0 +1,66 @@
+"""Parking messages that a subscriber gave up on, in a topic or queue for dead letters.
+
+A copy keeps value, key, id and headers, and says in the headers that the broker's own dead letters
+have (``mom-dead-…``) where it is from and why. It is durable before the subscriber goes on, and may
+be there twice after a crash in between.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from mom_client.app.handling import Calls
+from mom_client.app.payload import PayloadError
+from mom_client.received import ReceivedMessage
+from mom_core.errors import TooLargeError
+from mom_core.limits import PARKED_ERROR_CHARACTERS_MAX
+from mom_core.message import Message
+
+HEADER_PREFIX: Final = "mom-dead-"
+
+
+class Parking:
+    """Where messages of one subscriber are parked."""
+
+    def __init__(self, calls: Calls, dead_letter: str, subscription: str) -> None:
+        self._calls = calls
+        self._dead_letter = dead_letter
+        self._subscription = subscription
+
+    async def check(self) -> None:
+        """Raise NotFoundError when dead letters have nowhere to go."""
+        if self._dead_letter:
+            await self._calls.run(lambda engine: engine.topic(self._dead_letter))
+
+    async def park(self, message: ReceivedMessage, error: Exception, tries: int) -> None:
+        """Publish a copy. Raises MomError when it did not land."""
+        facts = self._facts(message, error, tries)
+        try:
+            await self._publish(message, facts)
+        except TooLargeError:
+            # Headers have a limit: the origin tells more than the error, which is logged as well.
+            del facts["error"]
+            await self._publish(message, facts)
+
+    def _facts(self, message: ReceivedMessage, error: Exception, tries: int) -> dict[str, str]:
+        said = f"{type(error).__name__}: {error}"
+        return {
+            "reason": "payload" if isinstance(error, PayloadError) else "handler_failed",
+            "error": said[:PARKED_ERROR_CHARACTERS_MAX],
+            "deliveries": str(tries),
+            "at-ms": str(time.time_ns() // 1_000_000),
+            "topic": message.topic,
+            "subscription": self._subscription,
+            "partition": str(message.partition),
+            "offset": str(message.offset),
+        }
+
+    async def _publish(self, message: ReceivedMessage, facts: dict[str, str]) -> None:
+        headers = dict(message.headers)
+        headers.update({HEADER_PREFIX + name: value for name, value in facts.items()})
+        whole = message.message
+        copy = Message(
+            whole.value, whole.key, headers, whole.content_type, whole.timestamp_ms, whole.id
+        )
+        await self._calls.run(lambda engine: engine.publish(self._dead_letter, copy))
