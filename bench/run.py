@@ -24,9 +24,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from backlog import Backlog, status_mib
 from backlog import measure as measure_backlog
+from queues import DELAYED, LEASED, READY, fan_out, large_queue
 from redis_streams import measure as measure_redis_streams
 from scenarios import SCENARIOS, Target
 
@@ -100,11 +102,26 @@ def start_dev(stack: ExitStack, folder: Path) -> tuple[str, int, list[int]]:
     return f"127.0.0.1:{node}", gateway, [running.pid]
 
 
-def start_cluster(stack: ExitStack, folder: Path) -> tuple[str, int, list[int], str]:
+class Cluster(NamedTuple):
     """Processes of their own over a real Redis."""
-    port, master, node, gateway = (free_port() for _ in range(4))
+
+    node_address: str
+    gateway_port: int
+    processes: dict[str, subprocess.Popen[bytes]]
+    redis_url: str
+    another_node: list[str]
+    """The command of a second node."""
+
+    def pid(self, name: str) -> int:
+        """Of mom-master, mom-node or mom-gateway."""
+        return self.processes[name].pid
+
+
+def start_cluster(stack: ExitStack, folder: Path) -> Cluster:
+    """Start one of each."""
+    port, master, node, gateway, other = (free_port() for _ in range(5))
     data = folder / "redis"
-    data.mkdir()
+    data.mkdir(parents=True)
     redis_server = shutil.which("redis-server")
     if redis_server is None:
         raise SystemExit("redis-server is missing: apt-get install redis-server")
@@ -135,29 +152,26 @@ def start_cluster(stack: ExitStack, folder: Path) -> tuple[str, int, list[int], 
                 break
         time.sleep(0.05)
     common = ("--store", url, "--http-port", "-1")
-    pids = [
-        stack.enter_context(process(*command)).pid
-        for command in (
-            (BIN / "mom-master", *common, "--listen", f"127.0.0.1:{master}"),
-            (
-                BIN / "mom-node",
-                *common,
-                "--listen",
-                f"127.0.0.1:{node}",
-                "--masters",
-                f"127.0.0.1:{master}",
-            ),
-            (
-                BIN / "mom-gateway",
-                "--nodes",
-                f"127.0.0.1:{node}",
-                "--listen",
-                f"127.0.0.1:{gateway}",
-            ),
-        )
-    ]
+    masters = ("--masters", f"127.0.0.1:{master}")
+
+    def node_command(node_port: int) -> list[str]:
+        listen = ("--listen", f"127.0.0.1:{node_port}")
+        return [str(BIN / "mom-node"), *common, *listen, *masters]
+
+    commands = {
+        "mom-master": [str(BIN / "mom-master"), *common, "--listen", f"127.0.0.1:{master}"],
+        "mom-node": node_command(node),
+        "mom-gateway": [
+            str(BIN / "mom-gateway"),
+            "--nodes",
+            f"127.0.0.1:{node}",
+            "--listen",
+            f"127.0.0.1:{gateway}",
+        ],
+    }
+    running = {name: stack.enter_context(process(*one)) for name, one in commands.items()}
     wait_ready(gateway)
-    return f"127.0.0.1:{node}", gateway, pids, url
+    return Cluster(f"127.0.0.1:{node}", gateway, running, url, node_command(other))
 
 
 def run(scale: float, repetitions: int) -> dict[str, object]:
@@ -167,31 +181,32 @@ def run(scale: float, repetitions: int) -> dict[str, object]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mom-bench-")))
         dev_nodes, dev_port, dev_pids = start_dev(stack, folder)
-        nodes, gateway, pids, url = start_cluster(stack, folder)
+        cluster = start_cluster(stack, folder)
         memory["mom dev, idle, MiB"] = round(rss_mib(dev_pids[0]))
         targets = {
             "MOM over SQLite": Target(dev_nodes, dev_port, scale),
-            "MOM over Redis": Target(nodes, gateway, scale),
+            "MOM over Redis": Target(cluster.node_address, cluster.gateway_port, scale),
         }
         for repetition in range(repetitions):
             for scenario, (_, measure) in SCENARIOS.items():
                 for name, target in targets.items():
                     value = asyncio.run(measure(target))
                     samples.setdefault(scenario, {}).setdefault(name, []).append(value)
-            for scenario, value in measure_redis_streams(url, scale).items():
+            for scenario, value in measure_redis_streams(cluster.redis_url, scale).items():
                 samples.setdefault(scenario, {}).setdefault(STREAMS, []).append(value)
             print(f"repetition {repetition + 1} of {repetitions} done", file=sys.stderr)
         memory["mom dev, after the load, MiB"] = round(rss_mib(dev_pids[0]))
-        for name, pid in zip(("mom-master", "mom-node", "mom-gateway"), pids, strict=True):
-            memory[f"{name}, after the load, MiB"] = round(rss_mib(pid))
+        for name, running in cluster.processes.items():
+            memory[f"{name}, after the load, MiB"] = round(rss_mib(running.pid))
         # Last, so that the peaks hold what the load before left behind, too.
         backlogs = {
             "mom dev": (targets["MOM over SQLite"], dev_pids),
-            "mom-node": (targets["MOM over Redis"], pids[1:2]),
+            "mom-node": (targets["MOM over Redis"], [cluster.pid("mom-node")]),
         }
         for name, (target, its_pids) in backlogs.items():
             found = asyncio.run(measure_backlog(target, its_pids))
             memory |= _backlog_rows(name, found)
+        memory |= _queue_rows(targets["MOM over Redis"], cluster, scale)
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
@@ -213,6 +228,20 @@ def _backlog_rows(name: str, found: Backlog) -> dict[str, object]:
         f"{what}, peak MiB": round(found.peak_mib),
         f"{what}, in, msg/s": round(found.published_per_s),
         f"{what}, out, msg/s": round(found.received_per_s),
+    }
+
+
+def _queue_rows(target: Target, cluster: Cluster, scale: float) -> dict[str, object]:
+    """The last, since the node is killed."""
+    written = asyncio.run(fan_out(target))
+    found = asyncio.run(large_queue(target, cluster.processes["mom-node"], cluster.another_node))
+    what = f"queue of {int((READY + LEASED + DELAYED) * scale):,}"
+    return {
+        "ten subscriptions, bytes stored per byte": round(written, 2),
+        "small queue, receive+ack, msg/s": round(found.small_per_s),
+        f"{what}, receive+ack, msg/s": round(found.large_per_s),
+        f"{what}, peak of its node, MiB": round(found.peak_mib),
+        f"{what}, its node killed, s": round(found.takeover_s, 2),
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from http_load import post_rate
 
 import mom_client
+from mom_core.message import Message
 
 VALUE = b"x" * 1024
 PARTITIONS = 4
@@ -50,6 +51,24 @@ async def publish(target: Target) -> float:
         name = await _fresh(client, target, "topic")
         begun = time.perf_counter()
         await client.publish_many(name, [VALUE] * count)
+        elapsed = time.perf_counter() - begun
+        await client.delete(name)
+    return count / elapsed
+
+
+async def publish_with_wishes(target: Target) -> float:
+    """SDK: publish_many to a queue, each message with a priority, a delay and a dedup_id, messages
+    a second."""
+    count = target.count(100_000)
+    async with mom_client.connect(target.nodes) as client:
+        name = await _fresh(client, target, "queue")
+        at_ms = int(time.time() * 1000) + 60_000
+        messages = [
+            Message(VALUE, priority=number % 10, deliver_at_ms=at_ms, dedup_id=f"{name}-{number}")
+            for number in range(count)
+        ]
+        begun = time.perf_counter()
+        await client.publish_many(name, messages)
         elapsed = time.perf_counter() - begun
         await client.delete(name)
     return count / elapsed
@@ -167,6 +186,7 @@ async def rest_batches(target: Target) -> float:
 
 SCENARIOS: dict[str, tuple[str, Callable[[Target], Awaitable[float]]]] = {
     "SDK publish_many": ("msg/s", publish),
+    "SDK publish_many, with wishes": ("msg/s", publish_with_wishes),
     "SDK publish, one awaitable each": ("msg/s", publish_each),
     "SDK stream read": ("msg/s", stream_read),
     "SDK receive+ack": ("msg/s", receive_and_ack),
