@@ -17,6 +17,7 @@ from mom_core.errors import (
     ErrorCode,
     InternalError,
     MomError,
+    RoutingError,
     UnavailableError,
     error_of,
 )
@@ -67,6 +68,9 @@ _CHANNEL_OPTIONS: Final = (
 # The standard health service; the reply is a HealthCheckResponse with status SERVING.
 _HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
 _HEALTH_SERVING: Final = b"\x08\x01"
+
+# What gRPC says in place of the peer's status when a stream ends just while something is sent.
+_STATUS_LOST: Final = "Internal error from Core"
 
 # What a bare status means when no Error came along: the transport itself failed, or a proxy spoke.
 _CODES_OF_BARE_STATUS: Final = {
@@ -290,6 +294,8 @@ class GrpcChannels:
         import grpc
 
         if isinstance(error, grpc.aio.AioRpcError):
+            if error.details() == _STATUS_LOST:
+                return RoutingError(f"{address} ended the stream while more was sent to it")
             failure = error_from_rpc(error, address, method)
             self._replace_failing(address)
             return failure

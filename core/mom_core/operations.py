@@ -6,7 +6,6 @@ of the queue's first partition, where all dead letters are, does it and writes h
 
 from __future__ import annotations
 
-import math
 import re
 from enum import StrEnum
 from typing import Final
@@ -16,6 +15,7 @@ import msgspec
 from mom_core.dead_letters import DeadLetterFilter
 from mom_core.errors import InvalidArgumentError
 from mom_core.limits import REDRIVE_RATE_MAX, REDRIVE_RATE_MIN
+from mom_core.quantities import parse_rate_per_s
 
 
 class OperationState(StrEnum):
@@ -65,8 +65,6 @@ class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _OPERATION_ID: Final = re.compile(r"[0-9a-f]{32}")
-_RATE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(?:/(s|m|h))?")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, None: 1}
 
 
 def check_operation_id(text: str) -> str:
@@ -83,17 +81,7 @@ def parse_rate(value: object, field: str = "rate") -> float:
 
     Raises InvalidArgumentError when it is none, or outside the bounds; 0 is no bound.
     """
-    rate: float | None = None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        rate = float(value)
-    elif isinstance(value, str) and (found := _RATE.fullmatch(value)):
-        rate = float(found[1]) / _SECONDS[found[2]]
-    if rate is None or not math.isfinite(rate):
-        raise InvalidArgumentError(
-            f"{field} {str(value)[:64]!r} is no rate: write 100/s, 30/m, 5/h or a number of "
-            "messages a second",
-            field=field,
-        )
+    rate = parse_rate_per_s(value, field)
     if rate and not REDRIVE_RATE_MIN <= rate <= REDRIVE_RATE_MAX:
         raise InvalidArgumentError(
             f"{field} is {rate:g} messages a second; {REDRIVE_RATE_MIN:g} to {REDRIVE_RATE_MAX:g}, "

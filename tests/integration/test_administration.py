@@ -349,6 +349,9 @@ class LandsAndIsLost:
     def topic(self, name: str) -> TopicConfig | None:
         return self._target.topic(name)
 
+    def fair_header(self, topic_id: str) -> str:
+        return self._target.fair_header(topic_id)
+
     async def append(
         self, partition: PartitionId, batches: Sequence[bytes]
     ) -> list[MomError | None]:

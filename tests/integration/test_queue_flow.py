@@ -168,7 +168,23 @@ async def test_dead_letters_are_shared_by_their_header_too(client: mom_client.Cl
         await client.nack(messages)
         failed += len(messages)
     await until(lambda: _has_ready(client, "origin.dlq", 4), "all are among the dead letters")
-    assert "quiet" in [one.text() for one in await take(client, "origin.dlq", 2)]
+    assert "quiet" in [one.text() for one in await client.receive("origin.dlq", 2)]
+
+
+async def test_redriven_dead_letters_take_turns_where_they_go(client: mom_client.Client) -> None:
+    fair = {"ordering": "fair", "fair_by": "header:tenant"}
+    await client.create_queue("again", dead_letter="again.dlq", max_deliveries=1, **fair)
+    for tenant in ("noisy", "noisy", "noisy", "quiet"):
+        await client.publish("again", tenant, headers={"tenant": tenant})
+    failed = 0
+    while failed < 4:
+        messages = await client.receive("again", 4, wait=20)
+        await client.nack(messages)
+        failed += len(messages)
+    await until(lambda: _has_ready(client, "again.dlq", 4), "all are among the dead letters")
+    await client.redrive("again.dlq", wait=True)
+    await until(lambda: _has_ready(client, "again", 4), "all are back")
+    assert "quiet" in [one.text() for one in await take(client, "again", 2)]
 
 
 async def test_a_header_that_is_named_later_holds_for_what_comes_then(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,8 +24,9 @@ from integration.node_cluster import (
 )
 from mom_broker.rpc.errors import from_rpc_error
 from mom_broker.storage.memory import MemoryStore
+from mom_client.wire import GrpcChannels, GrpcStream
 from mom_core import topics
-from mom_core.errors import ErrorCode
+from mom_core.errors import ErrorCode, MomError
 from mom_process.system import SystemClock
 from mom_proto.v1 import broker_pb2
 from polling import until
@@ -352,6 +354,27 @@ async def test_a_worker_of_nodes_without_streams_asks_them(
             if len(seen) == 10:
                 break
     assert sorted(seen) == [b"a"] * 5 + [b"b"] * 5
+
+
+async def test_a_stream_that_ends_while_more_is_sent_is_worth_another_try(
+    cluster: NodeCluster,
+) -> None:
+    """gRPC then forgets the peer's status at times, and says INTERNAL."""
+    channels = GrpcChannels()
+
+    async def send(stream: GrpcStream) -> None:
+        with contextlib.suppress(MomError):
+            while True:
+                await stream.send(b"")
+
+    for _ in range(100):
+        stream = await channels.open(cluster.nodes["n1"].address, "/mom.v1.Broker/NotThere")
+        sending = asyncio.create_task(send(stream))
+        with pytest.raises(MomError) as caught:
+            await stream.receive()
+        assert caught.value.retriable or caught.value.code is ErrorCode.METHOD_NOT_ALLOWED
+        await sending
+    await channels.close()
 
 
 async def test_a_worker_outlives_moves_of_owners(cluster: NodeCluster) -> None:
