@@ -114,6 +114,10 @@ class KeptBodies:
         """The lowest kept offset that is not below ``offset``."""
         return self._offsets.next_from(offset)
 
+    def append_time_ms(self, offset: int) -> int:
+        """When the message of a kept body was appended."""
+        return self._kept[offset].append_time_ms
+
     def older_than(self, time_ms: int) -> list[tuple[int, int]]:
         """What was appended before a time, which is the lowest of all."""
         old = RangeSet()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from mom_broker.node.partition import Partition
 from mom_broker.node.queue import QueueReader
 from mom_core.names import PartitionId
 from mom_core.ports import BatchHead, Store
@@ -18,10 +19,10 @@ async def end_of(store: Store, partition: PartitionId) -> int:
     return await store.offset_at(partition, _END_MS)
 
 
-async def age_ms(store: Store, partition: PartitionId, offset: int) -> int | None:
+async def age_ms(log: Partition, offset: int | None, now_ms: int) -> int | None:
     """How long ago a message was appended, or the next one; None at the end of the log."""
-    head = await _head(store, partition, offset)
-    return max(0, store.now_ms() - head.append_time_ms) if head is not None else None
+    appended_ms = await log.append_time_ms(offset) if offset is not None else None
+    return max(0, now_ms - appended_ms) if appended_ms is not None else None
 
 
 async def _head(store: Store, partition: PartitionId, offset: int) -> BatchHead | None:
@@ -40,19 +41,15 @@ async def lag_of(store: Store, partition: PartitionId, offset: int) -> broker_pb
 
 
 async def add_ages(
-    store: Store,
-    partition: PartitionId,
+    log: Partition,
     reader: QueueReader,
+    now_ms: int,
     description: broker_pb2.SubscriptionDescription,
 ) -> None:
     """Tell how old the oldest messages of a queue are."""
-    oldest = reader.delivery.oldest_unsettled()
-    if oldest is not None:
-        age = await age_ms(store, partition, oldest)
-        if age is not None:
-            description.oldest_unacked_ms = age
-    ready = reader.delivery.oldest_ready(store.now_ms())
-    if ready is not None:
-        age = await age_ms(store, partition, ready)
-        if age is not None:
-            description.oldest_ready_ms = age
+    unacked_ms = await age_ms(log, reader.delivery.oldest_unsettled(), now_ms)
+    if unacked_ms is not None:
+        description.oldest_unacked_ms = unacked_ms
+    ready_ms = await age_ms(log, reader.delivery.oldest_ready(now_ms), now_ms)
+    if ready_ms is not None:
+        description.oldest_ready_ms = ready_ms

@@ -645,6 +645,17 @@ class Partition:
             bytes_per_record=bytes_per_record,
         )
 
+    async def append_time_ms(self, offset: int) -> int | None:
+        """When the message at ``offset``, or the next one, was appended; None at the end."""
+        kept = self.bodies.next_from(offset)
+        kept_ms = self.bodies.append_time_ms(kept) if kept is not None else None
+        if kept == offset:
+            return kept_ms
+        heads = await self.heads(offset, 1)
+        if heads and (kept is None or heads[0].base_offset <= kept):
+            return heads[0].append_time_ms
+        return kept_ms
+
     def check_offset(self, offset: int) -> None:
         """Raise OffsetError unless a reader may stand at ``offset``."""
         name = f"partition {self.id.index} of {self.config.name!r}"

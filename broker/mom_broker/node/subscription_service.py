@@ -615,7 +615,7 @@ class SubscriptionService:
                 workers=reader.workers,
                 stalled_since_ms=reader.stalled_since_ms,
             )
-            await lags.add_ages(self._store, log.id, reader, one)
+            await lags.add_ages(log, reader, self._store.now_ms(), one)
         return description
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from mom_broker.node import lags
 from mom_broker.node.group import read_from
 from mom_broker.node.ownership import OwnedPartition, Ownership
+from mom_broker.node.partition import Partition
 from mom_broker.node.queue import QueueReader
 from mom_broker.rpc.messages import MODES
 from mom_broker.storage.catalog_view import CatalogView
@@ -50,20 +51,19 @@ class Totals:
         configs = self._view.subscriptions.get(log.id.topic_id, {})
         for name, reader in owned.subscriptions.readers.items():
             total = _total(totals, log.config.name, name, SubscriptionMode.QUEUE)
-            yield self._add_queue(log.id, reader, total)
+            yield self._add_queue(log, reader, total)
         for name, group in owned.subscriptions.groups.items():
             if name in configs:
                 total = _total(totals, log.config.name, name, SubscriptionMode.STREAM)
                 yield self._add_group(log.id.topic_id, configs[name], group.state, total)
 
     async def _add_queue(
-        self, partition: PartitionId, reader: QueueReader, total: broker_pb2.SubscriptionTotal
+        self, log: Partition, reader: QueueReader, total: broker_pb2.SubscriptionTotal
     ) -> None:
         total.messages += reader.delivery.backlog
         oldest = reader.delivery.oldest_unsettled()
-        if oldest is not None:
-            age = await lags.age_ms(self._store, partition, oldest) or 0
-            total.oldest_ms = max(total.oldest_ms, age)
+        age_ms = await lags.age_ms(log, oldest, self._store.now_ms())
+        total.oldest_ms = max(total.oldest_ms, age_ms or 0)
 
     async def _add_group(
         self,

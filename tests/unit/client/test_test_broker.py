@@ -152,7 +152,8 @@ async def test_brokers_are_apart() -> None:
 def test_without_asyncio() -> None:
     with TestBroker() as broker:
         client = broker.sync_client()
-        client.create_queue("emails", retry_backoff_ms=5_000)
+        # The clock may move on between a receive and its nack, which are another thread's.
+        client.create_queue("emails", retry_backoff_ms=5_000, lease_ms=3_600_000)
         handled: list[int] = []
 
         def work() -> None:

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from mom_broker.node.bodies import body_key
+from mom_broker.node.lags import add_ages
 from mom_broker.storage.memory import MemoryStore
 from mom_core import limits, topics
 from mom_core.delivery import SettleAction
 from mom_core.errors import OverloadedError, StoreError
 from mom_core.message import Message
 from mom_core.topics import SubscriptionConfig, TopicKind
+from mom_proto.v1 import broker_pb2
 from unit.node.opened import PARTITION, HandClock, Owner, topic_config, values
 
 DAY_MS = 24 * 3600 * 1000
@@ -91,6 +93,23 @@ async def test_one_delayed_by_a_day_under_a_million_others() -> None:
     await owner.open()
     assert await owner.receive() == []
     assert owner.log.bodies.stored == []
+
+
+async def test_a_carried_message_keeps_its_age() -> None:
+    owner = queue()
+    await owner.open()
+    begun_ms = owner.clock.now_ms()
+    await owner.publish([Message(b"later", deliver_at_ms=begun_ms + DAY_MS)])
+    owner.clock.time_ms += 60_000
+    await pass_by(owner, 100)
+    for _ in range(10):
+        await owner.sweep()
+    assert await kept(owner, 0) == [True]
+    await owner.publish([Message(b"new")])
+    owner.clock.time_ms += 1_000
+    description = broker_pb2.SubscriptionDescription()
+    await add_ages(owner.log, owner.reader(), owner.clock.now_ms(), description)
+    assert (description.oldest_unacked_ms, description.oldest_ready_ms) == (61_000, 1_000)
 
 
 async def test_a_long_lease_holds_nothing_either() -> None:
