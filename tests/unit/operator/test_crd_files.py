@@ -116,6 +116,8 @@ def test_names_and_columns(plural: str) -> None:
     assert ("scale" in version["subresources"]) == (plural == "momclusters")
     columns = [one["name"] for one in version["additionalPrinterColumns"]]
     assert {"Ready", "Age"} <= set(columns)
+    if plural != "momclusters":
+        assert {"Messages", "Dead", "Oldest", "Flowing"} <= set(columns)
     conditions = _schema(plural)["properties"]["status"]["properties"]["conditions"]
     assert conditions["x-kubernetes-list-map-keys"] == ["type"]
 
@@ -169,5 +171,7 @@ def test_a_status_that_is_written_is_defined() -> None:
     told = set(shown_backlog(Backlog(messages=1, oldest_ms=1, dead_letters=1)))
     queue = _schema("momqueues")["properties"]["status"]["properties"]["backlog"]
     assert set(queue["properties"]) == told
+    whole = _schema("momtopics")["properties"]["status"]["properties"]["backlog"]
+    assert set(whole["properties"]) == told
     items = _schema("momtopics")["properties"]["status"]["properties"]["backlogs"]["items"]
     assert set(items["properties"]) == told | {"name"}
