@@ -111,6 +111,18 @@ def test_dead_letters_that_would_come_back_are_refused(rest: httpx.Client, dev: 
     assert "come back" in json.loads(done.stderr)["error"]["message"]
 
 
+def test_a_priority_is_refused_where_there_are_none_and_no_other_message_suffers(
+    rest: httpx.Client, dev: DevProcess
+) -> None:
+    assert rest.put("/v1/queues/strict", json={"ordering": "fifo"}).status_code == 201
+    messages = [{"value": "a"}, {"value": "b", "priority": 5}, {"value": "c"}]
+    done = rest.post("/v1/queues/strict/messages", json={"messages": messages}).json()
+    assert [one.get("field") for one in done["results"]] == [None, "priority", None]
+    assert ["offset" in one for one in done["results"]] == [True, False, True]
+    done = dev.mom("produce", "strict", "d", "--priority", "5", code=1)
+    assert "which knows no priorities" in done.stderr.decode()
+
+
 def _field(one: Contradiction) -> str:
     return "rate_per_s" if one.field == "rate" else one.field
 
