@@ -155,8 +155,20 @@ def test_bounds_are_those_of_mom(plural: str) -> None:
             (subscription["sessionTimeout"], sessions),
         ]
         assert fields["subscriptions"]["maxItems"] == limits.SUBSCRIPTIONS_PER_TOPIC_MAX
+    delivery = fields if plural == "momqueues" else fields["subscriptions"]["items"]["properties"]
+    waits = (1, limits.RETRY_BACKOFF_MS_MAX)
+    durations += [
+        (delivery["retryBackoff"], waits),
+        (delivery["retryBackoffMax"], waits),
+        (delivery["messageTtl"], (limits.MESSAGE_TTL_MS_MIN, limits.RETENTION_MS_MAX)),
+    ]
     for part, bounds in durations:
         assert [f"'{format_duration(one)}'" in _rules(part) for one in bounds] == [True, True]
+    for seconds in (1, 60, 3_600):
+        assert f"<= {limits.RATE_PER_S_MAX * seconds:.1f}" in _rules(delivery["rate"])
+    assert limits.RATE_PER_S_MIN == 1.0 / 3_600.0
+    assert delivery["maxDeliveries"]["maximum"] == limits.MAX_DELIVERIES_MAX
+    assert delivery["retryBackoffMultiplier"]["maximum"] == limits.RETRY_BACKOFF_MULTIPLIER_MAX
 
 
 def test_bounds_of_the_gateway_are_those_of_mom() -> None:
