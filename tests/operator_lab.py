@@ -54,6 +54,11 @@ def topic(resource: str, of: str, namespace: str = "default", **spec: Any) -> Ob
     return _resource("MomTopic", resource, namespace, {"clusterRef": reference} | spec)
 
 
+def queue(resource: str, of: str, **spec: Any) -> Object:
+    """A MomQueue of the cluster ``of`` in the namespace ``default``."""
+    return _resource("MomQueue", resource, "default", {"clusterRef": {"name": of}} | spec)
+
+
 def _resource(kind: str, name: str, namespace: str, spec: Object) -> Object:
     return {
         "apiVersion": "mom.dev/v1alpha1",

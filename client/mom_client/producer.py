@@ -31,6 +31,7 @@ from mom_client.translation import DURABILITIES
 from mom_client.wire import error_from_proto
 from mom_core import limits
 from mom_core.batch import dedup_hash, group_of
+from mom_core.delivery.policy import Ordering
 from mom_core.errors import (
     ErrorCode,
     InvalidArgumentError,
@@ -80,6 +81,9 @@ class TopicPublisher:
         ranges = [owner.hash_range for owner in route.owners]
         self._partitioner = Partitioner(ranges, self._start)
         self._message_bytes_max = route.config.message_bytes_max
+        queue = route.config.queue
+        # A topic's subscriptions have each an ordering of their own.
+        self._takes_priorities = queue is None or queue.ordering is Ordering.PRIORITY
 
     def update(self, route: TopicRoute) -> None:
         """Take over a newer table's owners, partitions and limits of the same topic."""
@@ -102,6 +106,7 @@ class TopicPublisher:
         if (
             message.headers
             or not 0 <= message.priority <= 9
+            or (message.priority and not self._takes_priorities)
             or not 0 <= message.deliver_at_ms <= limits.TIMESTAMP_MS_MAX
             or message.expires_at_ms
             or message.id is not None
@@ -111,6 +116,7 @@ class TopicPublisher:
             or (key is not None and len(key) > limits.KEY_BYTES_MAX)
         ):
             check_message(message, self._message_bytes_max)
+            self._check_priority(message)
         key_hash = None if key is None else murmur2(key)
         dedup = None if dedup_id is None else dedup_hash(dedup_id)
         if partition is not None:
@@ -126,6 +132,16 @@ class TopicPublisher:
             lane = self.lanes[self._partitioner.of_hash(key_hash)]
         group = group_of(message, self._fair_header) if self._fair_header else None
         self._producer.add(lane, message, key_hash, group, dedup, sink, token)
+
+    def _check_priority(self, message: Message) -> None:
+        queue = self.route.config.queue
+        if message.priority and queue is not None and not self._takes_priorities:
+            raise InvalidArgumentError(
+                f"priority is {message.priority}, but {self.route.name!r} has ordering "
+                f"{queue.ordering.value}, which knows no priorities; leave it out, or send to a "
+                "queue with ordering priority",
+                field="priority",
+            )
 
     def _rotate(self) -> Lane:
         """The next lane in turn, passing by those that are in trouble if any is not."""

@@ -25,3 +25,8 @@ class Watchdog:
         if self._since_ms is None:
             self._since_ms = now_ms
         return self._since_ms if now_ms - self._since_ms >= bound_ms else 0
+
+
+def earliest_ms(*since_ms: int) -> int:
+    """Since when the first of several stalls lasts; 0 where there is none, as with each of them."""
+    return min(filter(None, since_ms), default=0)

@@ -127,7 +127,11 @@ class Admin:
             missing = ", ".join(response.nodes_missing)
             raise UnavailableError(f"nodes do not tell what waits: {missing}")
         return {
-            (one.topic, one.subscription): Backlog(messages=one.messages, oldest_ms=one.oldest_ms)
+            (one.topic, one.subscription): Backlog(
+                messages=one.messages,
+                oldest_ms=one.oldest_ms,
+                stalled=one.stalled_since_ms > 0,
+            )
             for one in response.totals
         }
 

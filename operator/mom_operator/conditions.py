@@ -62,6 +62,14 @@ def find(status: Status, kind: str) -> Mapping[str, Any]:
     return next((one for one in conditions if one.get("type") == kind), {})
 
 
+def kept(status: Status, kind: str) -> list[Condition]:
+    """A condition as it stands, for a turn that can't judge it anew; none when there is none."""
+    one = find(status, kind)
+    if not one:
+        return []
+    return [Condition(kind, one.get("status") == "True", one["reason"], one.get("message", ""))]
+
+
 def timestamp(moment: datetime) -> str:
     """RFC 3339 in whole seconds."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mom_core.errors import MomError
+from mom_core.errors import ConflictError, MomError
 from mom_core.ports import Clock
 from mom_operator import conditions, topics
 from mom_operator.admin import Admin
@@ -225,18 +225,12 @@ class TopicReconciler:
         listing = self._listing(cluster)
         wanted = wanted_of(resource)
         try:
-            standing = await listing.of(admin, wanted.name)
-            decided = decide(wanted, standing)
-            if isinstance(decided, Refusal):
-                return decided
-            for action in decided:
-                standing = await self._act(admin, wanted, standing, action)
-                listing.put(wanted.name, standing)
-            left = decide(wanted, standing) if decided else []
-            for action in left if isinstance(left, list) else ():
-                # A new topic has the defaults where 0 was asked for.
-                standing = await self._act(admin, wanted, standing, action)
-                listing.put(wanted.name, standing)
+            try:
+                standing = await self._as_wanted(admin, listing, wanted)
+            except ConflictError:
+                # Made since the listing, such as the queue for another one's dead letters.
+                listing.drop()
+                standing = await self._as_wanted(admin, listing, wanted)
         except MomError as error:
             listing.drop()
             if isinstance(error, KubeError):
@@ -244,8 +238,28 @@ class TopicReconciler:
             if error.retriable:
                 return Refusal(topics.CLUSTER_NOT_READY, error.message)
             return Refusal(topics.REFUSED, error.message)
+        if isinstance(standing, Refusal):
+            return standing
         await write_status(self._kube, self._registry, obj, in_sync_status(resource, standing, now))
         return None
+
+    async def _as_wanted(
+        self, admin: Admin, listing: Listing, wanted: topics.Wanted
+    ) -> Standing | Refusal:
+        """Make it so; what stands then. Raises MomError."""
+        standing = await listing.of(admin, wanted.name)
+        decided = decide(wanted, standing)
+        if isinstance(decided, Refusal):
+            return decided
+        for action in decided:
+            standing = await self._act(admin, wanted, standing, action)
+            listing.put(wanted.name, standing)
+        left = decide(wanted, standing) if decided else []
+        for action in left if isinstance(left, list) else ():
+            # A new topic has the defaults where 0 was asked for.
+            standing = await self._act(admin, wanted, standing, action)
+            listing.put(wanted.name, standing)
+        return standing
 
     async def _act(
         self, admin: Admin, wanted: topics.Wanted, standing: Standing, action: topics.Action

@@ -36,6 +36,11 @@ CLUSTER_NOT_READY: Final = "ClusterNotReady"
 NAMESPACE_NOT_ALLOWED: Final = "NamespaceNotAllowed"
 REFUSED: Final = "Refused"
 DELETING: Final = "Deleting"
+NO_STALL: Final = "NoStall"
+STALLED: Final = "Stalled"
+
+# Not "Stalled", which tools take for a failure of the resource itself where it is True.
+FLOWING: Final = "Flowing"
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +61,10 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """How long ago the oldest of them came; 0: there is none."""
     dead_letters: int | None = None
     """What waits where its dead letters go; None: nowhere, or not a queue."""
+    dead_letter: str = ""
+    """Where they go."""
+    stalled: bool = False
+    """Whether it has messages and workers and makes no progress."""
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,7 +231,9 @@ def with_backlogs(
         dead_letter = subscription.queue.dead_letter if subscription is not None else ""
         dead = backlogs.get((dead_letter, dead_letter))
         if dead is not None:
-            backlog = msgspec.structs.replace(backlog, dead_letters=dead.messages)
+            backlog = msgspec.structs.replace(
+                backlog, dead_letters=dead.messages, dead_letter=dead_letter
+            )
         found.setdefault(topic, {})[name] = backlog
     return {
         name: msgspec.structs.replace(one, backlogs=found.get(name, {}))
@@ -238,40 +249,71 @@ def in_sync_status(resource: AnyTopic, standing: Standing, now: datetime) -> Sta
     config = standing.config
     assert config is not None, "what is in sync stands"
     ready = Condition(READY, True, IN_SYNC, f"{config.partitions} partitions")
-    status = {
+    managed = _managed(resource)
+    status: Status = {
         "observedGeneration": resource.generation,
         "name": config.name,
         "topicId": config.topic_id,
         "partitions": config.partitions,
-        "conditions": conditions.shown([ready], resource.status, resource.generation, now),
     }
     if isinstance(resource, TopicResource) and resource.spec.subscriptions is not None:
-        managed = {one.name for one in resource.spec.subscriptions}
-        status["subscriptions"] = sorted(managed & standing.subscriptions.keys())
-        return status | _backlogs_status(resource, standing, managed)
+        status["subscriptions"] = sorted(set(managed) & standing.subscriptions.keys())
+    backlogs, flowing = _what_waits(resource, standing, managed)
+    known = [ready, *flowing]
+    return (
+        status
+        | backlogs
+        | {"conditions": conditions.shown(known, resource.status, resource.generation, now)}
+    )
+
+
+def _managed(resource: AnyTopic) -> list[str]:
+    """The subscriptions that a resource speaks of."""
     if isinstance(resource, QueueResource):
-        return status | _backlog_status(resource, standing)
-    return status
+        return [resource.queue_name]
+    return sorted(one.name for one in resource.spec.subscriptions or ())
 
 
-def _backlogs_status(resource: AnyTopic, standing: Standing, managed: Collection[str]) -> Status:
-    """What waits for the managed subscriptions; what was told before, while it is not known."""
+def _what_waits(
+    resource: AnyTopic, standing: Standing, managed: Collection[str]
+) -> tuple[Status, list[Condition]]:
+    """What waits, and whether it moves; what was told before, while it is not known."""
     if standing.backlogs is None:
-        return _kept(resource.status, "backlogs")
-    known = [(name, one) for name, one in sorted(standing.backlogs.items()) if name in managed]
-    return {"backlogs": [{"name": name} | shown_backlog(one) for name, one in known]}
+        before = resource.status
+        return {
+            field: before[field] for field in ("backlog", "backlogs") if field in before
+        }, conditions.kept(before, FLOWING)
+    known = {name: one for name, one in sorted(standing.backlogs.items()) if name in managed}
+    status: Status = {}
+    if isinstance(resource, TopicResource) and resource.spec.subscriptions is not None:
+        status["backlogs"] = [{"name": name} | shown_backlog(one) for name, one in known.items()]
+    if not known:
+        return status, []
+    status["backlog"] = shown_backlog(_together(known.values()))
+    return status, [_flowing(name for name, one in known.items() if one.stalled)]
 
 
-def _backlog_status(resource: QueueResource, standing: Standing) -> Status:
-    """What waits in a queue; what was told before, while it is not known."""
-    if standing.backlogs is None:
-        return _kept(resource.status, "backlog")
-    found = standing.backlogs.get(resource.queue_name)
-    return {"backlog": shown_backlog(found)} if found is not None else {}
+def _together(backlogs: Collection[Backlog]) -> Backlog:
+    """The furthest behind of several subscriptions, and the dead letters of all of them."""
+    dead = {one.dead_letter: one.dead_letters for one in backlogs if one.dead_letters is not None}
+    return Backlog(
+        messages=max(one.messages for one in backlogs),
+        oldest_ms=max(one.oldest_ms for one in backlogs),
+        dead_letters=sum(dead.values()) if dead else None,
+    )
 
 
-def _kept(before: Status, field: str) -> Status:
-    return {field: before[field]} if field in before else {}
+def _flowing(stalled: Iterable[str]) -> Condition:
+    named = ", ".join(stalled)
+    if not named:
+        return Condition(FLOWING, True, NO_STALL, "nothing stands still")
+    return Condition(
+        FLOWING,
+        False,
+        STALLED,
+        f"{named}: messages and workers are there, and nothing is received, settled or committed. "
+        "Look whether its handlers hang",
+    )
 
 
 # Ages are told in these steps, so that a status is not written again for each second.

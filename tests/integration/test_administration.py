@@ -531,7 +531,11 @@ async def test_a_seek_tells_the_lag_before_it_is_done(client: mom_client.Client,
     assert [one.subscriptions[0].lag.messages for one in described] == [3, 0]
 
 
-async def test_the_operator_learns_what_waits_from_all_nodes(name: str) -> None:
+async def test_the_operator_learns_what_waits_from_all_nodes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mom_broker.node.stalls.STALLED_AFTER_MS", 200)
+    monkeypatch.setattr("mom_broker.node.stalls.STALL_LOOK_MS", 50)
     secret = "s" * 40
     async with own_cluster(2, secret) as cluster:
         admin = Admin(cluster.master.address, secret, SystemClock())
@@ -542,12 +546,15 @@ async def test_the_operator_learns_what_waits_from_all_nodes(name: str) -> None:
 
             await until(both_registered, "both nodes get partitions")
             await client.create_topic(name, partitions=4)
-            await client.create_subscription(name, "mail", mode="queue", dead_letter=f"{name}.dlq")
+            await client.create_subscription(
+                name, "mail", mode="queue", dead_letter=f"{name}.dlq", lease_ms=1_000
+            )
             await client.create_subscription(name, "reader")
             for partition in range(4):
                 await client.publish_many(name, ["a", "b", "c"], partition=partition)
             assert {one.node_id for one in await client.describe(name)} == {"n0", "n1"}
             await client.ack(await client.receive(name, 1, wait=20, subscription="mail"))
+            await client.receive(name, 1, wait=20, subscription="mail", lease=60)  # And no ack.
             await client.seek(name, "reader", "offset:1")
             found = await admin.backlogs()
             assert found[name, "mail"].messages == 11
@@ -557,6 +564,14 @@ async def test_the_operator_learns_what_waits_from_all_nodes(name: str) -> None:
             shown = with_backlogs(await admin.topics(), found)
             assert shown[name].backlogs is not None
             assert shown[name].backlogs["mail"].dead_letters == 0
+
+            async def stalled() -> set[str]:
+                return {one for (_, one), each in (await admin.backlogs()).items() if each.stalled}
+
+            async def mail_stalled() -> bool:
+                return await stalled() == {"mail"}
+
+            await until(mail_stalled, "only mail has a worker that does nothing")
         await admin.close()
 
 

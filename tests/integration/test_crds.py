@@ -12,9 +12,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from contradictions import OF_DELIVERY, OF_QUEUES, Contradiction, in_resource
 
 import kube_api_server
 from kube_api_server import KubeApiServer, path_of
+from mom_core.topics import QueueSettings
 from mom_operator.resources import Inputs, OperatorSettings, desired
 from mom_operator.spec import parse_cluster, parse_queue, parse_topic
 
@@ -217,6 +219,83 @@ def test_refused_at_creation(
     assert words in _refusal(api.create(_changed(base, path, value), dryRun="All"))
 
 
+@pytest.mark.parametrize("one", OF_QUEUES, ids=lambda one: one.name)
+def test_a_queue_that_contradicts_itself_is_refused(api: KubeApiServer, one: Contradiction) -> None:
+    bad = copy.deepcopy(QUEUE)
+    bad["spec"] |= in_resource(one.settings, "jobs")
+    assert one.words in _refusal(api.create(bad, dryRun="All"))
+
+
+@pytest.mark.parametrize("one", OF_DELIVERY, ids=lambda one: one.name)
+def test_a_subscription_that_contradicts_itself_is_refused(
+    api: KubeApiServer, one: Contradiction
+) -> None:
+    mail = {"name": "mail", "mode": "queue"} | in_resource(one.settings, "orders")
+    bad = _changed(TOPIC, "spec.subscriptions", [mail])
+    assert one.words in _refusal(api.create(bad, dryRun="All"))
+
+
+def test_a_topic_has_one_header_to_be_fair_by(api: KubeApiServer) -> None:
+    def topic(*fair_by: str) -> dict[str, Any]:
+        subscriptions = [
+            {"name": f"s{number}", "mode": "queue", "ordering": "fair", "fairBy": one}
+            for number, one in enumerate(fair_by)
+        ]
+        return _changed(TOPIC, "spec.subscriptions", [{"name": "billing"}, *subscriptions])
+
+    agreed = topic("header:tenant", "key", "header:tenant")
+    assert api.create(agreed, dryRun="All").status_code == 201
+    refused = api.create(topic("header:tenant", "key", "header:customer"), dryRun="All")
+    assert "by one header only" in _refusal(refused)
+    # As many as there may be, and as long: the rule stays within what it may cost.
+    most = api.create(topic(*["header:" + "x" * 256] * 255), dryRun="All")
+    assert most.status_code == 201, most.text
+
+
+def test_every_setting_of_delivery_is_accepted(api: KubeApiServer) -> None:
+    """What the operator reads of them is what was asked for."""
+    delivery = {
+        "ackTimeout": "45s",
+        "ordering": "fair",
+        "fairBy": "header:tenant",
+        "deadLetter": "jobs.dlq",
+        "maxDeliveries": 3,
+        "deadLetterExpired": True,
+        "retryBackoff": "1s",
+        "retryBackoffMultiplier": 2,
+        "retryBackoffMax": "10m",
+        "messageTtl": "24h",
+        "paused": True,
+        "rate": "6000000/m",
+    }
+    read = {
+        "lease_ms": 45_000,
+        "ordering": "fair",
+        "fair_by": "header:tenant",
+        "dead_letter": "jobs.dlq",
+        "max_deliveries": 3,
+        "dead_letter_expired": True,
+        "retry_backoff_ms": 1_000,
+        "retry_backoff_multiplier": 2.0,
+        "retry_backoff_max_ms": 600_000,
+        "message_ttl_ms": 86_400_000,
+        "paused": True,
+        "rate_per_s": 100_000.0,
+    }
+    assert set(read) == set(QueueSettings.__struct_fields__)
+    queue = copy.deepcopy(QUEUE)
+    queue["spec"] |= delivery | {"messagesMax": 1_000, "dedupWindow": "1h"}
+    served = api.create(queue, dryRun="All", fieldValidation="Strict")
+    assert served.status_code == 201, served.text
+    wanted = read | {"partitions": 4, "messages_max": 1_000, "dedup_window_ms": 3_600_000}
+    assert parse_queue(served.json()).spec.settings() == wanted
+    topic = _changed(TOPIC, "spec.subscriptions", [{"name": "mail", "mode": "queue"} | delivery])
+    served = api.create(topic, dryRun="All", fieldValidation="Strict")
+    assert served.status_code == 201, served.text
+    (mail,) = parse_topic(served.json()).spec.subscriptions or ()
+    assert mail.settings() == read | {"mode": "queue"}
+
+
 REFUSED_AS_A_CHANGE = [
     (
         CLUSTER,
@@ -270,6 +349,11 @@ ALLOWED_CHANGES = [
     (QUEUE, "spec.rate", "6000/m"),
     (QUEUE, "spec.rate", "0"),
     (QUEUE, "spec.fairBy", "key"),
+    (QUEUE, "spec.rate", "1/h"),
+    (QUEUE, "spec.retryBackoff", "0"),
+    (QUEUE, "spec.retryBackoffMax", "0"),
+    (QUEUE, "spec.messageTtl", "0"),
+    (TOPIC, "spec.retainUntilAcked", True),
 ]
 
 

@@ -224,6 +224,20 @@ async def test_settings_that_contradict_are_refused(
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize("ordering", ["fifo", "fair"])
+async def test_a_priority_is_refused_where_there_are_none(
+    client: mom_client.Client, name: str, ordering: str
+) -> None:
+    await client.create_queue(name, ordering=ordering)
+    with pytest.raises(mom_client.InvalidArgumentError, match=f"has ordering {ordering}"):
+        await client.publish(name, b"a", priority=5)
+    await client.publish(name, b"b", priority=0)
+    assert [one.value for one in await take(client, name, 1)] == [b"b"]
+    await client.create_topic(f"{name}-log")  # Whose subscriptions may each have another one.
+    await client.create_subscription(f"{name}-log", "mail", mode="queue", ordering=ordering)
+    await client.publish(f"{name}-log", b"c", priority=5)
+
+
 async def test_dead_letters_that_would_come_back_are_refused(
     client: mom_client.Client, name: str
 ) -> None:

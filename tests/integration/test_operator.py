@@ -17,7 +17,7 @@ import kube_api_server
 from fake_kubelet import Controllers
 from kube_api_server import KubeApiServer
 from mom_operator.election import LEASE_MS, STOP_MS
-from operator_lab import ROOT, Lab, changed, cluster, condition, is_ready, names, topic
+from operator_lab import ROOT, Lab, changed, cluster, condition, is_ready, names, queue, topic
 
 pytestmark = [
     pytest.mark.skipif(
@@ -355,6 +355,19 @@ async def test_the_oldest_of_two_has_the_name(lab: Lab) -> None:
     lab.delete(first)
     status = (await lab.ready(second))["status"]
     assert status["partitions"] == 2
+
+
+async def test_a_queue_that_was_made_for_dead_letters_gets_a_resource(lab: Lab) -> None:
+    """It stands since after the operator's last listing, which is no reason to refuse it."""
+    lab.apply(cluster("dead"))
+    jobs = queue("jobs", "dead", deadLetter="jobs.dlq")
+    lab.apply(jobs)
+    await lab.ready(jobs)
+    dead = queue("jobs.dlq", "dead", ackTimeout="45s")
+    lab.apply(dead)
+    await lab.until(lambda: condition(lab.get(dead)))
+    assert condition(lab.get(dead))["reason"] == "InSync"
+    assert lab.kubelet.config("dead", "jobs.dlq").queue.lease_ms == 45_000
 
 
 async def test_other_namespaces_need_permission(lab: Lab) -> None:

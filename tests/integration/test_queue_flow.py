@@ -285,6 +285,11 @@ async def _stalled_since(cluster: NodeCluster, node_id: str = "n1") -> list[int]
     return [one.stalled_since_ms for each in reply.partitions for one in each.subscriptions]
 
 
+async def _counted_stalls(cluster: NodeCluster) -> list[int]:
+    reply = await cluster.stub("n1").CountMessages(broker_pb2.CountMessagesRequest())
+    return [one.stalled_since_ms for one in reply.totals]
+
+
 async def _until_stalled(cluster: NodeCluster, stalled: bool) -> None:
     async def holds() -> bool:
         return any(await _stalled_since(cluster)) is stalled
@@ -308,6 +313,7 @@ async def test_a_worker_that_hangs_is_a_stall(cluster: NodeCluster, quick_watch:
     assert gauge(cluster) == 1
     (since_ms,) = await _stalled_since(cluster)
     assert since_ms <= before_ms + 60_000
+    assert await _counted_stalls(cluster) == [since_ms], "what the operator asks about"
     await cluster.stub("n1").Settle(settle_request(response.batches, broker_pb2.SETTLE_ACTION_ACK))
     await _until_stalled(cluster, False)
     await until(lambda: gauge(cluster) == 0, "the node has seen it")
@@ -349,6 +355,7 @@ async def test_a_member_that_commits_nothing_is_a_stall(
     )
     leases = (await stub.AcquirePartitions(join)).leases
     await _until_stalled(cluster, True)  # Partition 1 is another node's, and its end known by then.
+    assert all(await _counted_stalls(cluster))
     commit = broker_pb2.OffsetCommit(
         partition=1, generation=next(one.generation for one in leases if one.partition == 1),
         offset=1,

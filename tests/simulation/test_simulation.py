@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,25 @@ def test_no_promise_is_broken(seed: int, tmp_path: Path) -> None:
     verdict = check(history, MEMORY)
     assert not verdict.findings, f"seed {seed}: {done}\n{summary(history, verdict)}"
     assert verdict.acked > 100
+    assert what_was_tried(history) >= {"delayed", "cancelled", "again", "expiring", "died", "fifo"}
+
+
+def what_was_tried(history: History) -> set[str]:
+    """Which rules had something to judge."""
+    tried = {"cancelled"} & {
+        "cancelled" for found in history.cancels_at.values() for one in found if one.outcome == "ok"
+    }
+    repeated = Counter(one.dedup_id for one in history.sends.values() if one.dedup_id)
+    for one in history.sends.values():
+        tried |= {"delayed"} if one.delay_s else set()
+        tried |= {"expiring"} if one.ttl_s else set()
+        tried |= {"again"} if repeated[one.dedup_id] > 1 else set()
+    dead = {one.dead_letter for one in history.queues.values()}
+    for lease in history.leases.values():
+        target = lease.position.target
+        tried |= {"died"} if target in dead else set()
+        tried |= {"fifo"} if history.queues[target].ordering == "fifo" else set()
+    return tried
 
 
 def test_a_seed_makes_the_same_run(tmp_path: Path) -> None:

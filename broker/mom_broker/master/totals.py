@@ -9,6 +9,7 @@ from mom_broker.storage.catalog_view import CatalogView
 from mom_core.catalog import NodeRecord, NodeState
 from mom_core.errors import MomError
 from mom_core.ports import Transport
+from mom_core.watchdog import earliest_ms
 from mom_proto.v1 import broker_pb2
 
 # A node that takes longer is told as missing: who asks has a status to write.
@@ -33,6 +34,9 @@ class Totals:
                 if total is not one:
                     total.messages += one.messages
                     total.oldest_ms = max(total.oldest_ms, one.oldest_ms)
+                    total.stalled_since_ms = earliest_ms(
+                        total.stalled_since_ms, one.stalled_since_ms
+                    )
         missing = [node.node_id for node, one in zip(nodes, answers, strict=True) if one is None]
         return broker_pb2.CountMessagesResponse(
             totals=[one for _, one in sorted(sums.items())], nodes_missing=sorted(missing)

@@ -17,6 +17,7 @@ from mom_core.group import GroupState
 from mom_core.names import PartitionId
 from mom_core.ports import Store
 from mom_core.topics import SubscriptionConfig, SubscriptionMode
+from mom_core.watchdog import earliest_ms
 from mom_proto.v1 import broker_pb2
 
 # Reads of the store under way at a time for one count: it hurries nobody.
@@ -55,12 +56,14 @@ class Totals:
         for name, group in owned.subscriptions.groups.items():
             if name in configs:
                 total = _total(totals, log.config.name, name, SubscriptionMode.STREAM)
+                total.stalled_since_ms = earliest_ms(*group.stalled_since_ms.values())
                 yield self._add_group(log.id.topic_id, configs[name], group.state, total)
 
     async def _add_queue(
         self, log: Partition, reader: QueueReader, total: broker_pb2.SubscriptionTotal
     ) -> None:
         total.messages += reader.delivery.backlog
+        total.stalled_since_ms = earliest_ms(total.stalled_since_ms, reader.stalled_since_ms)
         oldest = reader.delivery.oldest_unsettled()
         age_ms = await lags.age_ms(log, oldest, self._store.now_ms())
         total.oldest_ms = max(total.oldest_ms, age_ms or 0)

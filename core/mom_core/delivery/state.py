@@ -774,16 +774,17 @@ class Delivery:
             self._wait(entry)
 
     def _apply_died(self, change: Died) -> None:
-        number = change.number
         if change.lease_id:
             taken = self._take_leased(change.lease_id, change.first, change.end)
             entries = [held.entry for held in taken]
         else:
             entries = self._take_waiting(change.first, change.end)
+        # In a replay some may be gone: what came to its end since is in no log any more. Their
+        # numbers are used up all the same, or the next ones would land as copies of these.
         for entry in entries:
+            number = change.number + entry.first - change.first
             self._dead.append(_Dead(entry, number, change.reason, change.at_ms))
-            number += entry.count
-        self._next_number = number
+        self._next_number = change.number + change.end - change.first
 
     def _apply_dead_sent(self, number: int) -> None:
         self.dead_address = msgspec.structs.replace(self.dead_address, next_number=number)

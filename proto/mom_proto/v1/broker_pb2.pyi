@@ -1954,6 +1954,7 @@ class SubscriptionTotal(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     OLDEST_MS_FIELD_NUMBER: _builtins.int
+    STALLED_SINCE_MS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     subscription: _builtins.str
     mode: _types_pb2.SubscriptionMode.ValueType
@@ -1961,6 +1962,10 @@ class SubscriptionTotal(_message.Message):
     """Queue mode: not acknowledged. Stream mode: not handled."""
     oldest_ms: _builtins.int
     """How long ago the oldest of them was appended, milliseconds; 0 when there is none."""
+    stalled_since_ms: _builtins.int
+    """Since when it has messages and workers and makes no progress, in milliseconds since the Unix
+    epoch; 0: it does, or has nothing to do.
+    """
     def __init__(
         self,
         *,
@@ -1969,10 +1974,11 @@ class SubscriptionTotal(_message.Message):
         mode: _types_pb2.SubscriptionMode.ValueType = ...,
         messages: _builtins.int = ...,
         oldest_ms: _builtins.int = ...,
+        stalled_since_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "mode", b"mode", "oldest_ms", b"oldest_ms", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "mode", b"mode", "oldest_ms", b"oldest_ms", "stalled_since_ms", b"stalled_since_ms", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,11 +13,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from e2e.history import delivery
 from e2e.history.events import Action, AnyEvent, Outcome, Read, ReadMode
 from e2e.history.history import History, LeaseRecord, Position, SendRecord
+from mom_core.limits import DEDUP_WINDOW_MS_DEFAULT
 
 # Servers keep whole milliseconds, and their clocks may be slewed a little during a lease.
 CLOCK_MARGIN_S: Final = 0.02
+# Who sends and who delivers read different clocks: delays and expiry are judged within this.
+CLOCK_SKEW_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Settings:
     """A skip of at least so many offsets, with nothing known in it, is a store's declared loss of
     its tail. 0: there is no such skip."""
     clock_margin_s: float = CLOCK_MARGIN_S
+    clock_skew_s: float = CLOCK_SKEW_S
+    dedup_window_s: float = DEDUP_WINDOW_MS_DEFAULT / 1000
 
 
 @dataclass(slots=True)
@@ -116,8 +122,9 @@ def lost_from_log(history: History, settings: Settings) -> _Found:
 
 
 def lost_from_queue(history: History, settings: Settings) -> _Found:
-    """What was taken into a queue that is empty now was delivered and acknowledged."""
-    settled = {
+    """What was taken into a queue that is empty now was acknowledged, or went a way that is
+    allowed: to the dead letters, by its expiry, by a cancellation."""
+    settled = delivery.gone_otherwise(history) | {
         (one.position, one.id)
         for leases in history.leases_at.values()
         for one in leases
@@ -171,7 +178,7 @@ def from_nowhere(history: History, settings: Settings) -> _Found:
     """What is seen was sent, before it was seen, and was not refused."""
     for position, values in history.values.items():
         for value, seen in values.items():
-            sends = history.by_id.get((position.target, value))
+            sends = history.sends_of(position.target, value)
             if not sends:
                 reason = f"which nobody sent to {position.target}"
             elif all(one.end is not None and not one.may_have_landed for one in sends):
@@ -260,7 +267,10 @@ def key_order(history: History, settings: Settings) -> _Found:
                 f"{send.id} of key {send.key!r} went to {position}, another partition than "
                 f"{first} of the same key",
             )
-        lanes.setdefault((send.client, send.target, send.key), []).append((send, position, end))
+        lane = lanes.setdefault((send.client, send.target, send.key), [])
+        # Sent again under its dedup id, it stays where it landed first.
+        if send.dedup_id is None or all(position != place for _, place, _ in lane):
+            lane.append((send, position, end))
     for (client, _, _), lane in lanes.items():
         by_call = history.clients[client].ordered_by_call
         yield from _order_of_calls(lane) if by_call else _order_of_replies(lane)
@@ -495,6 +505,14 @@ RULES: Final[dict[str, Callable[[History, Settings], _Found]]] = {
     "second lease": second_lease,
     "delivered after its ack": delivered_after_ack,
     "lease cut short": lease_cut_short,
+    "early": delivery.early,
+    "delivered after its expiry": delivery.expired,
+    "delivered after its cancellation": delivery.delivered_after_cancellation,
+    "landed again": delivery.landed_again,
+    "order of a FIFO key": delivery.fifo_order,
+    "two of a FIFO key": delivery.fifo_in_flight,
+    "dead letters": delivery.dead_letters,
+    "delivered too often": delivery.delivered_too_often,
 }
 
 

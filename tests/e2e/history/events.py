@@ -45,6 +45,21 @@ class Send(Event, tag="send", frozen=True):
     id: str
     key: str | None
     begin: float
+    delay_s: float = 0.0
+    """It may be delivered so long after this call, and not before."""
+    ttl_s: float = 0.0
+    """It expires so long after this call. 0: never."""
+    dedup_id: str | None = None
+
+
+class Queue(Event, tag="queue", frozen=True):
+    """How a queue delivers. Without this it is judged by its leases alone."""
+
+    target: str
+    ordering: str = "priority"
+    max_deliveries: int = 0
+    dead_letter: str = ""
+    """A queue whose messages are looked at, too. Empty: there is none."""
 
 
 class Sent(Event, tag="sent", frozen=True):
@@ -144,6 +159,18 @@ class Settle(Event, tag="settle", frozen=True):
     """The length asked for from ``begin`` on (extend)."""
 
 
+class Cancel(Event, tag="cancel", frozen=True):
+    """A cancellation of a message that waits, with its result."""
+
+    client: str
+    target: str
+    partition: int
+    offset: int
+    begin: float
+    end: float
+    outcome: Outcome
+
+
 class Call(Event, tag="call", frozen=True):
     """A call that is no send, as a whole: how long it took and whether it failed."""
 
@@ -191,6 +218,8 @@ AnyEvent = (
     | Read
     | Lease
     | Settle
+    | Queue
+    | Cancel
     | Call
     | LogEnd
     | Drained

@@ -31,6 +31,9 @@ class SendRecord:
     id: str
     key: str | None
     begin: float
+    delay_s: float = 0.0
+    ttl_s: float = 0.0
+    dedup_id: str | None = None
     end: float | None = None
     position: Position | None = None
     durability: str = ""
@@ -115,6 +118,8 @@ class History:
         self.reads: list[events.Read] = []
         self.leases: dict[str, LeaseRecord] = {}
         self.leases_at: dict[Position, list[LeaseRecord]] = {}
+        self.queues: dict[str, events.Queue] = {}
+        self.cancels_at: dict[Position, list[events.Cancel]] = {}
         self.values: dict[Position, dict[str, Witness]] = {}
         self.calls: list[CallRecord] = []
         self.log_ends: list[events.LogEnd] = []
@@ -142,6 +147,11 @@ class History:
                 self._lease(event)
             case events.Settle():
                 self.leases[event.lease].settles.append(event)
+            case events.Queue():
+                self.queues[event.target] = event
+            case events.Cancel():
+                place = Position(event.target, event.partition, event.offset)
+                self.cancels_at.setdefault(place, []).append(event)
             case events.Call():
                 self.calls.append(
                     CallRecord(
@@ -157,7 +167,15 @@ class History:
 
     def _begin_send(self, event: events.Send) -> None:
         record = SendRecord(
-            event.client, event.call, event.target, event.id, event.key, event.begin
+            event.client,
+            event.call,
+            event.target,
+            event.id,
+            event.key,
+            event.begin,
+            event.delay_s,
+            event.ttl_s,
+            event.dedup_id,
         )
         self.sends[event.client, event.call] = record
         self.by_id.setdefault((event.target, event.id), []).append(record)
@@ -207,6 +225,13 @@ class History:
             if one.name == event.disruption:
                 one.end = event.at
                 return
+
+    def sends_of(self, target: str, message_id: str) -> list[SendRecord]:
+        """The sends of a message that is seen there: to it, or to a queue that it died in."""
+        origins = [one.target for one in self.queues.values() if one.dead_letter == target]
+        return [
+            send for name in (target, *origins) for send in self.by_id.get((name, message_id), ())
+        ]
 
     def acked(self) -> Iterator[tuple[SendRecord, Position, float]]:
         """The sends that were acknowledged, each with its place and the time of its reply."""

@@ -8,7 +8,9 @@
                 ...
 
 Each client publishes keyed and unkeyed messages to both, follows the topic's log, reads it as a
-member of a subscription (where its kind can) and works on the queue. At the end of the block
+member of a subscription (where its kind can) and works on the queue. Some messages of the queue
+are delayed, cancelled, sent twice under a dedup id, expire or fail; a FIFO queue beside it gets a
+quarter of the load, and one client looks after the dead letters of both. At the end of the block
 publishing stops, a fresh reader reads the log to its end, the others catch up, and the queue is
 emptied: then the history says what was lost. Errors that clients meet go into the history and
 end nothing.
@@ -17,16 +19,35 @@ end nothing.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
 from e2e.history import events
 from e2e.history.events import Action, Outcome, ReadMode, body_of
-from e2e.history.messengers import SETTLE_REFUSALS, Held, Kind, Messenger, Record
+from e2e.history.messengers import (
+    RETENTION_BYTES,
+    SETTLE_REFUSALS,
+    Held,
+    Kind,
+    Landed,
+    Messenger,
+    QueueToMake,
+    Record,
+)
 from e2e.history.recorder import CallError, ClientRecorder, Recorder
+from e2e.history.wishes import (
+    MAX_DELIVERIES,
+    RETRY_BACKOFF_MS,
+    Fate,
+    fails,
+    fate_of,
+    id_with,
+    wish_of,
+)
 
 # Before a call that failed is made again, so that a client does not spin on a refused connection.
 PAUSE_S: Final = 0.1
@@ -35,6 +56,10 @@ SENDS_AT_ONCE_MAX: Final = 200
 # A worker settles most messages at once, and some in the other ways, each so many-th.
 NACK_EACH: Final = 17
 EXTEND_EACH: Final = 13
+# The FIFO queue gets one message for so many of the others.
+FIFO_SHARE: Final = 4
+# Of the queues with few messages: a store promises little of its room for them.
+SMALL_RETENTION_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +83,43 @@ class Plan:
     receive_max: int = 10
     drain_s: float = 60.0
     """Within this time readers come to the end and the queue is emptied, or it is a finding."""
+    wishes: bool = True
+    """Whether messages are delayed, cancelled and so on, and there is a FIFO queue."""
+
+    @property
+    def queues(self) -> list[events.Queue]:
+        """The queues and how they deliver. Their dead letters go to a queue of their own."""
+        if not self.wishes:
+            return [events.Queue(self.queue)]
+        dead = f"{self.queue}-dead"
+        return [
+            events.Queue(dead),
+            events.Queue(self.queue, "priority", MAX_DELIVERIES, dead),
+            events.Queue(f"{self.queue}-fifo", "fifo", MAX_DELIVERIES, dead),
+        ]
+
+    @property
+    def queues_sent_to(self) -> list[events.Queue]:
+        """Without the dead letters."""
+        dead = {one.dead_letter for one in self.queues}
+        return [one for one in self.queues if one.target not in dead]
+
+    def to_make(self, queue: events.Queue) -> QueueToMake:
+        """A queue with its settings."""
+        main = queue.target == self.queue
+        settings: dict[str, object] = {
+            "partitions": self.partitions if main else 1,
+            "retention_bytes": RETENTION_BYTES if main else SMALL_RETENTION_BYTES,
+            "lease_ms": int(self.lease_s * 1000),
+        }
+        if queue.dead_letter:
+            settings |= {
+                "ordering": queue.ordering,
+                "dead_letter": queue.dead_letter,
+                "max_deliveries": queue.max_deliveries,
+                "retry_backoff_ms": RETRY_BACKOFF_MS,
+            }
+        return QueueToMake(queue.target, settings)
 
 
 class _ConnectedClient:
@@ -109,7 +171,7 @@ class Load:
         self._readers: set[str] = set()
         self._reached: dict[tuple[str, int], int] = {}
         """The offset after the last one that each reader got of each partition."""
-        self._empty_receives = 0
+        self._empty_receives: Counter[str] = Counter()
 
     # Life.
 
@@ -119,9 +181,12 @@ class Load:
                 connection = client.kind.connect(client.recorder)
                 client.messenger = await stack.enter_async_context(connection)
             plan = self.plan
+            queues = [plan.to_make(one) for one in plan.queues]
             await self._clients[0].messenger.prepare(
-                plan.topic, plan.subscription, plan.queue, plan.partitions, plan.lease_s
+                plan.topic, plan.subscription, plan.partitions, queues
             )
+            for one in plan.queues:
+                self._recorder.write(one)
             self._tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self._stack = stack.pop_all()
         for client in self._clients:
@@ -148,8 +213,9 @@ class Load:
 
     def _start(self, client: _ConnectedClient) -> None:
         plan, recorder, spawn = self.plan, client.recorder, self._tasks.create_task
-        for target, queue in ((plan.topic, False), (plan.queue, True)):
-            self._publishing.append(spawn(self._publish(client, target, queue=queue)))
+        self._publishing.append(spawn(self._publish(client, plan.topic, None)))
+        for queue in plan.queues_sent_to:
+            self._publishing.append(spawn(self._publish(client, queue.target, queue)))
         follower = f"{client.name}/follow"
         recorder.reader(follower, ReadMode.LOG, plan.topic)
         self._readers.add(follower)
@@ -159,7 +225,8 @@ class Load:
             recorder.reader(plan.subscription, ReadMode.GROUP, plan.topic)
             self._readers.add(plan.subscription)
             self._consuming.append(spawn(self._join(client)))
-        self._workers.append(spawn(self._work(client)))
+        for one in plan.queues if client is self._clients[0] else plan.queues_sent_to:
+            self._workers.append(spawn(self._work(client, one)))
 
     # What a test does meanwhile.
 
@@ -206,9 +273,13 @@ class Load:
 
     # Publishing.
 
-    async def _publish(self, client: _ConnectedClient, target: str, *, queue: bool) -> None:
+    async def _publish(
+        self, client: _ConnectedClient, target: str, queue: events.Queue | None
+    ) -> None:
         room = asyncio.Semaphore(SENDS_AT_ONCE_MAX if client.kind.ordered_by_call else 1)
-        interval_s = 1 / self.plan.sends_per_s
+        fifo = queue is not None and queue.ordering == "fifo"
+        interval_s = (FIFO_SHARE if fifo else 1) / self.plan.sends_per_s
+        letter = "t" if queue is None else "f" if fifo else "q"
         due = self._recorder.now()
         number = 0
         async with asyncio.TaskGroup() as sends:
@@ -216,8 +287,13 @@ class Load:
                 await room.acquire()
                 number += 1
                 key = f"k{number % self.plan.keys}" if number % 3 else None
-                message_id = f"{client.name}-{'q' if queue else 't'}{number}"
-                send = sends.create_task(self._send(client, target, message_id, key, queue=queue))
+                fate = None
+                if queue is not None and queue.dead_letter:
+                    fate = fate_of(number, queue.ordering)
+                message_id = id_with(fate, f"{client.name}-{letter}{number}")
+                send = sends.create_task(
+                    self._send(client, target, message_id, key, fate, queue=queue is not None)
+                )
                 send.add_done_callback(lambda _: room.release())
                 # What was missed while there was no room is not made up for.
                 due = max(due + interval_s, self._recorder.now())
@@ -229,27 +305,60 @@ class Load:
         target: str,
         message_id: str,
         key: str | None,
+        fate: Fate | None,
         *,
         queue: bool,
     ) -> None:
-        body = body_of(message_id, self.plan.value_bytes)
+        landed = None
         for _ in range(1 + client.kind.resends):
-            begin = self._recorder.now()
-            call = client.recorder.send(target, message_id, key)
-            client.under_way[call] = begin
-            try:
-                async with asyncio.timeout(self.plan.deadline_s):
-                    landed = await client.messenger.send(target, body, key, queue=queue)
-            except (CallError, TimeoutError) as error:
-                client.recorder.send_failed(call, _call_error(error))
-            else:
-                client.recorder.sent(call, *landed)
-                client.sent_from[target] = begin
-                return
-            finally:
-                del client.under_way[call]
-                await self._tell()
+            landed = await self._try(client, target, message_id, key, fate, queue=queue)
+            if landed is not None:
+                break
             await self._pause(PAUSE_S)
+        if fate is Fate.AGAIN:
+            await self._try(client, target, message_id, key, fate, queue=queue)
+        elif fate is Fate.CANCELLED and landed is not None:
+            await self._cancel(client, target, landed)
+
+    async def _try(
+        self,
+        client: _ConnectedClient,
+        target: str,
+        message_id: str,
+        key: str | None,
+        fate: Fate | None,
+        *,
+        queue: bool,
+    ) -> Landed | None:
+        """One call; where it landed, or None when it failed."""
+        body, wish = body_of(message_id, self.plan.value_bytes), wish_of(fate, message_id)
+        begin = self._recorder.now()
+        call = client.recorder.send(target, message_id, key, wish)
+        client.under_way[call] = begin
+        try:
+            async with asyncio.timeout(self.plan.deadline_s):
+                landed = await client.messenger.send(target, body, key, wish, queue=queue)
+        except (CallError, TimeoutError) as error:
+            client.recorder.send_failed(call, _call_error(error))
+            return None
+        else:
+            client.recorder.sent(call, *landed)
+            client.sent_from[target] = begin
+            return landed
+        finally:
+            del client.under_way[call]
+            await self._tell()
+
+    async def _cancel(self, client: _ConnectedClient, target: str, landed: Landed) -> None:
+        recorder, place = client.recorder, (landed.partition, landed.offset)
+        begin = recorder.now()
+        code: str | None = "unknown"
+        with suppress(CallError, TimeoutError), recorder.call("cancel"):
+            async with asyncio.timeout(self.plan.deadline_s):
+                code = await client.messenger.cancel(target, *place)
+        # A call that was made again may find its own cancellation.
+        outcome = Outcome.UNKNOWN if code else Outcome.OK
+        recorder.cancelled(target, *place, begin, outcome)
 
     async def _pause(self, seconds: float) -> None:
         """Wait, though no longer than until publishing stops."""
@@ -307,31 +416,39 @@ class Load:
 
     # Working.
 
-    async def _work(self, client: _ConnectedClient) -> None:
+    async def _work(self, client: _ConnectedClient, queue: events.Queue) -> None:
         plan, recorder = self.plan, client.recorder
         while not self._drained.is_set():
             try:
                 with recorder.call("receive", plan.wait_s) as begin:
                     async with asyncio.timeout(plan.deadline_s + plan.wait_s):
                         held = await client.messenger.receive(
-                            plan.queue, plan.receive_max, wait_s=plan.wait_s, lease_s=plan.lease_s
+                            queue.target,
+                            plan.receive_max,
+                            wait_s=plan.wait_s,
+                            lease_s=plan.lease_s,
                         )
             except (CallError, TimeoutError):
                 await asyncio.sleep(PAUSE_S)
                 continue
             if held:
-                await self._handle(client, held, begin, recorder.now())
+                await self._handle(client, queue, held, begin, recorder.now())
             else:
-                self._empty_receives += 1
+                self._empty_receives[queue.target] += 1
                 await self._tell()
 
     async def _handle(
-        self, client: _ConnectedClient, held: Sequence[Held], begin: float, end: float
+        self,
+        client: _ConnectedClient,
+        queue: events.Queue,
+        held: Sequence[Held],
+        begin: float,
+        end: float,
     ) -> None:
         plan = self.plan
         leases = [
             client.recorder.lease(
-                plan.queue,
+                queue.target,
                 one.partition,
                 one.offset,
                 one.body,
@@ -348,15 +465,23 @@ class Load:
         for pair in zip(leases, held, strict=True):
             client.received += 1
             first = pair[1].deliveries == 1
-            (nacks if first and client.received % NACK_EACH == 0 else acks).append(pair)
+            given_back = queue.dead_letter and fails(pair[1].body)
+            if given_back or (first and client.received % NACK_EACH == 0):
+                nacks.append(pair)
+            else:
+                acks.append(pair)
             if client.received % EXTEND_EACH == 0:
                 extended.append(pair)
-        await self._settle(client, Action.EXTEND, extended)
-        await self._settle(client, Action.NACK, nacks)
-        await self._settle(client, Action.ACK, acks)
+        await self._settle(client, queue, Action.EXTEND, extended)
+        await self._settle(client, queue, Action.NACK, nacks)
+        await self._settle(client, queue, Action.ACK, acks)
 
     async def _settle(
-        self, client: _ConnectedClient, action: Action, pairs: Sequence[tuple[str, Held]]
+        self,
+        client: _ConnectedClient,
+        queue: events.Queue,
+        action: Action,
+        pairs: Sequence[tuple[str, Held]],
     ) -> None:
         if not pairs:
             return
@@ -369,7 +494,7 @@ class Load:
             with recorder.call(action.value) as begin:
                 async with asyncio.timeout(plan.deadline_s):
                     results = await client.messenger.settle(
-                        plan.queue, [held for _, held in pairs], action, lease_s=lease_s
+                        queue.target, [held for _, held in pairs], action, lease_s=lease_s
                     )
             outcomes = [_outcome(one) for one in results]
         except (CallError, TimeoutError):
@@ -396,7 +521,10 @@ class Load:
 
         # Who is late is found by the checker, who knows every reader.
         await self._in_time(caught_up)
-        await self._empty_queue()
+        dead = {one.dead_letter for one in self.plan.queues}
+        # What dies last comes to the dead letters before its queue counts as empty.
+        for one in sorted(self.plan.queues, key=lambda each: each.target in dead):
+            await self._empty_queue(one.target)
         self._drained.set()
         # The queue may be empty before the answers to the last acknowledgements are here.
         await asyncio.gather(*self._workers)
@@ -421,22 +549,22 @@ class Load:
             self._recorder.write(events.LogEnd(reader, topic, partition, end, self._recorder.now()))
         return end
 
-    async def _empty_queue(self) -> None:
-        """Wait until the workers have emptied the queue, and record what is left."""
-        left = await self._backlog()
+    async def _empty_queue(self, queue: str) -> None:
+        """Wait until the workers have emptied a queue, and record what is left."""
+        left = await self._backlog(queue)
         deadline = self._recorder.now() + self.plan.drain_s
         while left and self._recorder.now() < deadline:
-            seen = self._empty_receives
-            await self._in_time(lambda seen=seen: self._empty_receives > seen)  # type: ignore[misc]
-            left = await self._backlog()
-        self._recorder.write(events.Drained(self.plan.queue, left, self._recorder.now()))
+            seen = self._empty_receives[queue]
+            await self._in_time(lambda seen=seen: self._empty_receives[queue] > seen)  # type: ignore[misc]
+            left = await self._backlog(queue)
+        self._recorder.write(events.Drained(queue, left, self._recorder.now()))
 
-    async def _backlog(self) -> int:
+    async def _backlog(self, queue: str) -> int:
         deadline = self._recorder.now() + self.plan.drain_s
         while True:
             try:
                 async with asyncio.timeout(self.plan.deadline_s):
-                    return await self._clients[0].messenger.backlog(self.plan.queue)
+                    return await self._clients[0].messenger.backlog(queue)
             except (CallError, TimeoutError):
                 if self._recorder.now() > deadline:
                     raise

@@ -16,6 +16,7 @@ import httpx
 import mom_client
 from e2e.history.events import Action
 from e2e.history.recorder import CallError, ClientRecorder
+from e2e.history.wishes import Wish
 from mom_client import ErrorCode, MomError, ReceivedMessage
 
 
@@ -45,16 +46,28 @@ class Held(NamedTuple):
     handle: Any
 
 
+class QueueToMake(NamedTuple):
+    """A queue with its settings, in the shown form."""
+
+    name: str
+    settings: dict[str, Any]
+
+
 class Messenger(Protocol):
     """A connected client. Every method raises CallError, and leaves deadlines to its caller."""
 
     async def prepare(
-        self, topic: str, subscription: str, queue: str, partitions: int, lease_s: float
+        self, topic: str, subscription: str, partitions: int, queues: Sequence[QueueToMake]
     ) -> None:
         """Create what a load uses; no error when it stands already."""
 
-    async def send(self, target: str, body: str, key: str | None, *, queue: bool) -> Landed:
+    async def send(
+        self, target: str, body: str, key: str | None, wish: Wish, *, queue: bool
+    ) -> Landed:
         """Send one message. What orders it is the moment of this call."""
+
+    async def cancel(self, queue: str, partition: int, offset: int) -> str | None:
+        """Cancel a message that waits; an error's code when it may not be done."""
 
     def read(
         self, topic: str, partition: int, offset: int, *, follow: bool
@@ -75,7 +88,7 @@ class Messenger(Protocol):
         """Settle or extend; an error's code for each message that it failed for."""
 
     async def backlog(self, queue: str) -> int:
-        """How many messages a queue holds, ready, delayed or leased."""
+        """How many messages a queue holds: ready, delayed, leased, or on their way to the dead."""
 
 
 # Of a partition: more than a load writes, and so little that a small store may promise it to all
@@ -154,7 +167,7 @@ class SdkMessenger:
         self._recorder = recorder
 
     async def prepare(
-        self, topic: str, subscription: str, queue: str, partitions: int, lease_s: float
+        self, topic: str, subscription: str, partitions: int, queues: Sequence[QueueToMake]
     ) -> None:
         """See :class:`Messenger`."""
         with _translated():
@@ -162,18 +175,24 @@ class SdkMessenger:
                 topic, partitions=partitions, retention_bytes=RETENTION_BYTES
             )
             await self._client.create_subscription(topic, subscription, mode="stream")
-            await self._client.create_queue(
-                queue,
-                partitions=partitions,
-                lease_ms=int(lease_s * 1000),
-                retention_bytes=RETENTION_BYTES,
-            )
+            for one in queues:
+                await self._client.create_queue(one.name, **one.settings)
 
-    async def send(self, target: str, body: str, key: str | None, *, queue: bool) -> Landed:
+    async def send(
+        self, target: str, body: str, key: str | None, wish: Wish, *, queue: bool
+    ) -> Landed:
         """See :class:`Messenger`."""
         with _translated():
-            published = await self._client.publish(target, body, key=key)
+            published = await self._client.publish(
+                target, body, key=key, delay=wish.delay_s, ttl=wish.ttl_s, dedup_id=wish.dedup_id
+            )
         return Landed(published.partition, published.offset, published.durability)
+
+    async def cancel(self, queue: str, partition: int, offset: int) -> str | None:
+        """See :class:`Messenger`."""
+        with _translated():
+            (error,) = await self._client.cancel(queue, [f"{partition}:{offset}"])
+        return None if error is None else error.code.value
 
     async def read(
         self, topic: str, partition: int, offset: int, *, follow: bool
@@ -225,7 +244,7 @@ class SdkMessenger:
         if not all(partition.node_id for partition in described):
             raise CallError(ErrorCode.UNAVAILABLE.value)  # What nobody counted is not empty.
         return sum(
-            one.ready + one.delayed + one.leased
+            one.ready + one.delayed + one.leased + one.dead
             for partition in described
             for one in partition.subscriptions
         )
@@ -256,20 +275,28 @@ class HttpMessenger:
         return response.json()
 
     async def prepare(
-        self, topic: str, subscription: str, queue: str, partitions: int, lease_s: float
+        self, topic: str, subscription: str, partitions: int, queues: Sequence[QueueToMake]
     ) -> None:
         """See :class:`Messenger`."""
         size = {"partitions": partitions, "retention_bytes": RETENTION_BYTES}
         await self._call("PUT", f"/v1/topics/{topic}", json=size)
         await self._call("PUT", f"/v1/topics/{topic}/subscriptions/{subscription}", json={})
-        await self._call(
-            "PUT", f"/v1/queues/{queue}", json=size | {"lease_ms": int(lease_s * 1000)}
-        )
+        for one in queues:
+            await self._call("PUT", f"/v1/queues/{one.name}", json=one.settings)
 
-    async def send(self, target: str, body: str, key: str | None, *, queue: bool) -> Landed:
+    async def send(
+        self, target: str, body: str, key: str | None, wish: Wish, *, queue: bool
+    ) -> Landed:
         """See :class:`Messenger`."""
         path = f"/v1/queues/{target}/messages" if queue else f"/v1/topics/{target}/records"
-        reply = await self._call("POST", path, json={"value": body, "key": key})
+        message: dict[str, Any] = {"value": body, "key": key}
+        if wish.delay_s:
+            message["delay_ms"] = int(wish.delay_s * 1000)
+        if wish.ttl_s:
+            message["ttl_ms"] = int(wish.ttl_s * 1000)
+        if wish.dedup_id is not None:
+            message["dedup_id"] = wish.dedup_id
+        reply = await self._call("POST", path, json=message)
         result = reply["results"][0]
         return Landed(result["partition"], result["offset"], result["durability"])
 
@@ -326,10 +353,20 @@ class HttpMessenger:
             raise
         return [None if one["status"] == "ok" else one["code"] for one in reply["results"]]
 
+    async def cancel(self, queue: str, partition: int, offset: int) -> str | None:
+        """See :class:`Messenger`."""
+        path = f"/v1/queues/{queue}/messages:cancel"
+        try:
+            reply = await self._call("POST", path, json={"positions": [f"{partition}:{offset}"]})
+        except CallError as error:
+            return error.code
+        (result,) = reply["results"]
+        return None if result["status"] == "ok" else str(result["code"])
+
     async def backlog(self, queue: str) -> int:
         """See :class:`Messenger`."""
         counts = (await self._call("GET", f"/v1/queues/{queue}"))["messages"]
-        return int(counts["ready"] + counts["delayed"] + counts["leased"])
+        return int(counts["ready"] + counts["delayed"] + counts["leased"] + counts["dead"])
 
 
 # Reasons for which a message was certainly not settled by this call.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from e2e.history import events
 from e2e.history.events import Action, Event, Outcome, ReadMode
+from e2e.history.wishes import NO_WISH, Wish
 
 
 class CallError(Exception):
@@ -60,12 +61,12 @@ class ClientRecorder:
         """The time of the history."""
         return self._recorder.now()
 
-    def send(self, target: str, message_id: str, key: str | None) -> int:
+    def send(self, target: str, message_id: str, key: str | None, wish: Wish = NO_WISH) -> int:
         """A send is about to begin; returns its number."""
         self._calls += 1
         call = self._calls
         begin = self.now()
-        self._recorder.write(events.Send(self.name, call, target, message_id, key, begin))
+        self._recorder.write(events.Send(self.name, call, target, message_id, key, begin, *wish))
         return call
 
     def sent(self, call: int, partition: int, offset: int, durability: str) -> None:
@@ -129,6 +130,13 @@ class ClientRecorder:
         self._recorder.write(
             events.Settle(self.name, lease, action, begin, self.now(), outcome, lease_s)
         )
+
+    def cancelled(
+        self, target: str, partition: int, offset: int, begin: float, outcome: Outcome
+    ) -> None:
+        """A message that waits was cancelled, or maybe not."""
+        event = events.Cancel(self.name, target, partition, offset, begin, self.now(), outcome)
+        self._recorder.write(event)
 
     @contextmanager
     def call(self, what: str, wait_s: float = 0.0) -> Iterator[float]:

@@ -435,9 +435,11 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.state = self.recovered()
         self.state.bodies_to_drop = dropped
 
-    def recovered(self) -> Delivery:
+    def recovered(self, log_start: int = 0) -> Delivery:
         state = Delivery.restore(self.stored, self.policy)
-        state.arrive([run for run in self.runs if run.end > state.arrived], self.now_ms)
+        first = max(log_start, state.arrived)
+        runs = [run for run in self.runs if run.end > first]
+        state.arrive([run._replace(first=max(run.first, log_start)) for run in runs], self.now_ms)
         for change in self.journal:
             state.apply(change)
         return state
@@ -484,6 +486,14 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert list(twin.dead()) == list(self.state.dead())
         assert shown(twin, self.now_ms) == shown(self.state, self.now_ms)
         assert twin.redrives == self.state.redrives
+
+    @rule()
+    def a_recovery_from_a_log_without_what_is_settled_gives_the_same(self) -> None:
+        twin = self.recovered(log_start=self.state.floor)
+        assert list(twin.dead()) == list(self.state.dead())
+        assert shown(twin, self.now_ms) == shown(self.state, self.now_ms)
+        same = Delivery.restore(self.state.snapshot(), self.policy)
+        assert twin.address_dead("elsewhere") == same.address_dead("elsewhere"), "the next number"
 
     @invariant()
     def the_next_event_is_never_late(self) -> None:
@@ -614,6 +624,25 @@ def test_messages_from_before_the_header_was_named_share_by_their_key() -> None:
     several = [Message(b"", key, {"tenant": "one"}) for key in (b"a", b"a", b"b")]
     runs = runs_of_batch(*columns_of(several, ""), 0, 0, policy)
     assert [(one.first, one.end) for one in runs] == [(0, 2), (2, 3)]
+
+
+def test_a_number_is_used_once_also_when_its_message_is_in_no_log_any_more() -> None:
+    policy = Policy(max_deliveries=1)
+    state = Delivery(0, policy)
+    before = state.snapshot()
+    state.arrive([Run(0, 2)], 0)
+    leased = state.lease(1, messages_max=1, lease_ms=100, now_ms=0)
+    assert leased is not None
+    _, died = state.settle(SettleAction.NACK, 1, 0, 1, now_ms=0)
+    journal = [leased, *died, *state.address_dead("dlq"), *state.dead_sent(1)]
+    for survivor in (state, Delivery.restore(before, policy)):
+        if survivor is not state:
+            survivor.arrive([Run(1, 2)], 0)  # What is settled was trimmed.
+            for change in journal:
+                survivor.apply(change)
+        survivor.lease(2, messages_max=1, lease_ms=100, now_ms=0)
+        survivor.settle(SettleAction.NACK, 2, 1, 2, now_ms=0)
+        assert [(one.number, one.offset) for one in survivor.dead()] == [(1, 1)]
 
 
 def test_a_message_that_crashes_its_workers_takes_none_along() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mom_core.watchdog import Watchdog
+from mom_core.watchdog import Watchdog, earliest_ms
 
 
 def test_work_and_workers_without_progress_is_a_stall() -> None:
@@ -26,3 +26,8 @@ def test_nothing_to_do_is_no_stall() -> None:
     watchdog.look(True, 1_000, 500)
     assert watchdog.look(False, 5_000, 500) == 0
     assert watchdog.look(True, 6_000, 500) == 0, "it counts anew"
+
+
+def test_of_several_stalls_the_first_counts() -> None:
+    assert earliest_ms() == earliest_ms(0, 0) == 0
+    assert earliest_ms(0, 7, 5) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import history_model
 import msgspec
@@ -33,10 +34,12 @@ def sent(
     partition: int = 0,
     took: float = 0.1,
     durability: str = "fsync",
+    message: str = "",
+    **wishes: Any,
 ) -> list[AnyEvent]:
-    """A send of message ``m<call>`` that was acknowledged."""
+    """A send of message ``m<call>``, unless another is named, that was acknowledged."""
     return [
-        events.Send(client, call, target, f"m{call}", key, at),
+        events.Send(client, call, target, message or f"m{call}", key, at, **wishes),
         events.Sent(client, call, at + took, partition, offset, durability),
     ]
 
@@ -60,9 +63,10 @@ def lease(
     offset: int = 0,
     deliveries: int = 1,
     end: float | None = None,
+    target: str = QUEUE,
 ) -> AnyEvent:
     end = begin + 0.1 if end is None else end
-    return events.Lease(client, name, QUEUE, 0, offset, message, deliveries, begin, end, 5.0)
+    return events.Lease(client, name, target, 0, offset, message, deliveries, begin, end, 5.0)
 
 
 def settle(
@@ -76,8 +80,35 @@ def settle(
     return events.Settle(client, name, action, begin, begin + 0.1, outcome, lease_s)
 
 
-def drained(left: int = 0) -> AnyEvent:
-    return events.Drained(QUEUE, left, 90.0)
+def drained(left: int = 0, target: str = QUEUE) -> AnyEvent:
+    return events.Drained(target, left, 90.0)
+
+
+def cancel(begin: float, outcome: Outcome = Outcome.OK) -> AnyEvent:
+    return events.Cancel("sdk-1", QUEUE, 0, 0, begin, begin + 0.1, outcome)
+
+
+DEAD = "dead"
+FRAIL = events.Queue(QUEUE, max_deliveries=2, dead_letter=DEAD)
+FIFO = events.Queue(QUEUE, ordering="fifo")
+
+
+def failed(*begins: float) -> list[AnyEvent]:
+    """A delivery of m1 at each of these times, that was given back."""
+    return [
+        event
+        for number, begin in enumerate(begins, start=1)
+        for event in (
+            lease(f"failed-{number}", begin, deliveries=number),
+            settle(f"failed-{number}", begin + 0.2, Action.NACK),
+        )
+    ]
+
+
+def died(begin: float, offset: int = 0) -> list[AnyEvent]:
+    """A copy of m1 is taken from the dead letters."""
+    name = f"dead-{offset}"
+    return [lease(name, begin, target=DEAD, offset=offset), settle(name, begin + 1)]
 
 
 def found(*history: AnyEvent | list[AnyEvent]) -> list[Finding]:
@@ -258,6 +289,91 @@ BAD: dict[str, tuple[str, list[AnyEvent | list[AnyEvent]]]] = {
         "lease cut short",
         [IN_QUEUE, lease("a", 2), settle("a", 3, outcome=Outcome.REFUSED)],
     ),
+    "a delayed message comes too soon": (
+        "early",
+        [sent(1, 0, at=1, target=QUEUE, delay_s=3.0), lease("a", 3)],
+    ),
+    "a message comes after its time": (
+        "delivered after its expiry",
+        [sent(1, 0, at=1, target=QUEUE, ttl_s=1.0), lease("a", 3)],
+    ),
+    "a cancelled message comes": (
+        "delivered after its cancellation",
+        [sent(1, 0, at=1, target=QUEUE, delay_s=5.0), cancel(2), lease("a", 7)],
+    ),
+    "a message that was not cancelled never came": (
+        "lost from a queue",
+        [IN_QUEUE, cancel(2, Outcome.REFUSED), drained()],
+    ),
+    "a dedup id has two places": (
+        "landed again",
+        [
+            sent(1, 0, at=1, target=QUEUE, client="http-1", dedup_id="d"),
+            sent(2, 1, at=2, target=QUEUE, client="http-1", dedup_id="d", message="m1"),
+        ],
+    ),
+    "a message under a dedup id landed twice": (
+        "landed again",
+        [
+            sent(1, 0, at=1, target=QUEUE, client="http-1", dedup_id="d"),
+            lease("a", 2),
+            lease("b", 2, offset=1),
+        ],
+    ),
+    "a key's later message comes first": (
+        "order of a FIFO key",
+        [
+            FIFO,
+            sent(1, 0, at=1, target=QUEUE, key="k"),
+            sent(2, 1, at=1, target=QUEUE, key="k"),
+            lease("b", 2, message="m2", offset=1),
+            settle("b", 3),
+            lease("a", 4),
+        ],
+    ),
+    "a nack lets a later one of its key pass": (
+        "order of a FIFO key",
+        [
+            FIFO,
+            sent(1, 0, at=1, target=QUEUE, key="k"),
+            sent(2, 1, at=1, target=QUEUE, key="k"),
+            failed(2.0),
+            lease("b", 3, message="m2", offset=1),
+            settle("b", 4),
+            lease("a", 5, deliveries=2),
+        ],
+    ),
+    "two of a key are under way": (
+        "two of a FIFO key",
+        [
+            FIFO,
+            sent(1, 0, at=1, target=QUEUE, key="k"),
+            sent(2, 1, at=1, target=QUEUE, key="k"),
+            lease("a", 2),
+            lease("b", 3, message="m2", offset=1, client="sdk-2"),
+        ],
+    ),
+    "two copies are among the dead letters": (
+        "dead letters",
+        [FRAIL, IN_QUEUE, failed(2.0, 3.0), died(4), died(6, offset=1)],
+    ),
+    "a dead one is still in its queue": (
+        "dead letters",
+        [FRAIL, IN_QUEUE, failed(2.0), died(4), lease("a", 5, deliveries=2)],
+    ),
+    "a message that was handled is dead": (
+        "dead letters",
+        [FRAIL, IN_QUEUE, lease("a", 2), settle("a", 3), died(4)],
+    ),
+    "a message that failed is in neither of both": (
+        "lost from a queue",
+        [FRAIL, IN_QUEUE, failed(2.0, 3.0), drained(), drained(target=DEAD)],
+    ),
+    "a message fails more often than it may": (
+        "delivered too often",
+        [FRAIL, IN_QUEUE, failed(2.0, 3.0, 4.0)],
+    ),
+    "a dead letter is of nowhere": ("from nowhere", [FRAIL, died(4)]),
 }
 
 
@@ -340,6 +456,67 @@ INNOCENT: dict[str, list[AnyEvent | list[AnyEvent]]] = {
         lease("b", 8, deliveries=2),
         settle("b", 9),
         drained(),
+    ],
+    "a delayed message comes at its time": [
+        sent(1, 0, at=1, target=QUEUE, delay_s=3.0),
+        lease("a", 1, end=4),
+        settle("a", 5),
+        drained(),
+    ],
+    "a message expired unseen": [sent(1, 0, at=1, target=QUEUE, ttl_s=1.0), drained()],
+    "a poll that waits gets a message just before it expires": [
+        sent(1, 0, at=1, target=QUEUE, ttl_s=1.0),
+        lease("a", 1.5, end=4),
+        settle("a", 5),
+    ],
+    "a cancelled message is gone": [
+        sent(1, 0, at=1, target=QUEUE, delay_s=9.0),
+        cancel(2),
+        drained(),
+    ],
+    "nobody knows whether it was cancelled": [IN_QUEUE, cancel(2, Outcome.UNKNOWN), drained()],
+    "a message came, and was then cancelled": [IN_QUEUE, failed(2.0), cancel(4), drained()],
+    "sent again under its dedup id it stays where it was": [
+        sent(1, 0, at=1, target=QUEUE, key="k", dedup_id="d"),
+        sent(2, 1, at=2, target=QUEUE, key="k"),
+        sent(3, 0, at=3, target=QUEUE, key="k", dedup_id="d", message="m1"),
+    ],
+    "a dedup id is used again after its window": [
+        sent(1, 0, at=1, target=QUEUE, dedup_id="d"),
+        sent(2, 1, at=400, target=QUEUE, dedup_id="d"),
+    ],
+    "a FIFO queue goes on to the next of a key": [
+        FIFO,
+        sent(1, 0, at=1, target=QUEUE, key="k"),
+        sent(2, 1, at=1, target=QUEUE, key="k"),
+        sent(3, 2, at=1, target=QUEUE, key="other"),
+        failed(2.0),
+        lease("a", 3, deliveries=2),
+        lease("c", 3, message="m3", offset=2),
+        settle("a", 4),
+        lease("b", 4, message="m2", offset=1),
+    ],
+    "a message that failed too often is among the dead letters": [
+        FRAIL,
+        IN_QUEUE,
+        failed(2.0, 3.0),
+        died(4),
+        drained(),
+        drained(target=DEAD),
+    ],
+    "the dead letters were not read": [
+        FRAIL,
+        IN_QUEUE,
+        failed(2.0, 3.0),
+        drained(),
+    ],
+    "a message that plain HTTP sent twice died twice": [
+        FRAIL,
+        events.Send("http-1", 1, QUEUE, "m1", None, 1.0),
+        events.SendFailed("http-1", 1, 2.0, "timeout", True),
+        sent(2, 1, at=3, target=QUEUE, client="http-1", message="m1"),
+        died(6),
+        died(8, offset=1),
     ],
     "members get again what was not committed": [
         sent(1, 0, at=1),

@@ -18,9 +18,10 @@ from e2e.history.checker import check
 from e2e.history.events import Action, AnyEvent, Outcome, ReadMode
 from e2e.history.history import History
 from e2e.history.load import Load, Plan
-from e2e.history.messengers import Held, Kind, Landed, Record
+from e2e.history.messengers import Held, Kind, Landed, QueueToMake, Record
 from e2e.history.recorder import CallError, ClientRecorder, Recorder
 from e2e.history.report import WHOLE_RUN, markdown_table, rows, summary
+from e2e.history.wishes import Wish
 
 
 @pytest.fixture
@@ -193,11 +194,16 @@ class BrokenMessenger:
         self.broker = broker
 
     async def prepare(
-        self, topic: str, subscription: str, queue: str, partitions: int, lease_s: float
+        self, topic: str, subscription: str, partitions: int, queues: Sequence[QueueToMake]
     ) -> None:
         return
 
-    async def send(self, target: str, body: str, key: str | None, *, queue: bool) -> Landed:
+    async def cancel(self, queue: str, partition: int, offset: int) -> str | None:
+        return "not_found"
+
+    async def send(
+        self, target: str, body: str, key: str | None, wish: Wish, *, queue: bool
+    ) -> Landed:
         log = self.broker.logs[queue]
         if self.broker.fault == "lost" and not queue and len(log) == 3:
             return Landed(0, 3, "fsync")
@@ -258,7 +264,15 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_load_shows_what_a_broker_does_wrong(fault: str, path: Path) -> None:
     broker = Broker(fault)
-    plan = Plan(partitions=1, sends_per_s=500, deadline_s=5, drain_s=5, lease_s=60, wait_s=0.01)
+    plan = Plan(
+        partitions=1,
+        sends_per_s=500,
+        deadline_s=5,
+        drain_s=5,
+        lease_s=60,
+        wait_s=0.01,
+        wishes=False,
+    )
     with Recorder(path) as recorder:
         kinds = [broker.kind(), broker.kind()]
         async with Load(plan, kinds, recorder) as load, load.disruption(fault):

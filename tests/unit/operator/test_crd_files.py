@@ -116,6 +116,8 @@ def test_names_and_columns(plural: str) -> None:
     assert ("scale" in version["subresources"]) == (plural == "momclusters")
     columns = [one["name"] for one in version["additionalPrinterColumns"]]
     assert {"Ready", "Age"} <= set(columns)
+    if plural != "momclusters":
+        assert {"Messages", "Dead", "Oldest", "Flowing"} <= set(columns)
     conditions = _schema(plural)["properties"]["status"]["properties"]["conditions"]
     assert conditions["x-kubernetes-list-map-keys"] == ["type"]
 
@@ -153,8 +155,20 @@ def test_bounds_are_those_of_mom(plural: str) -> None:
             (subscription["sessionTimeout"], sessions),
         ]
         assert fields["subscriptions"]["maxItems"] == limits.SUBSCRIPTIONS_PER_TOPIC_MAX
+    delivery = fields if plural == "momqueues" else fields["subscriptions"]["items"]["properties"]
+    waits = (1, limits.RETRY_BACKOFF_MS_MAX)
+    durations += [
+        (delivery["retryBackoff"], waits),
+        (delivery["retryBackoffMax"], waits),
+        (delivery["messageTtl"], (limits.MESSAGE_TTL_MS_MIN, limits.RETENTION_MS_MAX)),
+    ]
     for part, bounds in durations:
         assert [f"'{format_duration(one)}'" in _rules(part) for one in bounds] == [True, True]
+    for seconds in (1, 60, 3_600):
+        assert f"<= {limits.RATE_PER_S_MAX * seconds:.1f}" in _rules(delivery["rate"])
+    assert limits.RATE_PER_S_MIN == 1.0 / 3_600.0
+    assert delivery["maxDeliveries"]["maximum"] == limits.MAX_DELIVERIES_MAX
+    assert delivery["retryBackoffMultiplier"]["maximum"] == limits.RETRY_BACKOFF_MULTIPLIER_MAX
 
 
 def test_bounds_of_the_gateway_are_those_of_mom() -> None:
@@ -169,5 +183,7 @@ def test_a_status_that_is_written_is_defined() -> None:
     told = set(shown_backlog(Backlog(messages=1, oldest_ms=1, dead_letters=1)))
     queue = _schema("momqueues")["properties"]["status"]["properties"]["backlog"]
     assert set(queue["properties"]) == told
+    whole = _schema("momtopics")["properties"]["status"]["properties"]["backlog"]
+    assert set(whole["properties"]) == told
     items = _schema("momtopics")["properties"]["status"]["properties"]["backlogs"]["items"]
     assert set(items["properties"]) == told | {"name"}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from mom_core import topics as core
 from mom_core.topics import TopicKind
+from mom_operator.conditions import find
 from mom_operator.registry import Key, Registry
 from mom_operator.spec import parse_queue, parse_topic
 from mom_operator.topics import (
@@ -210,6 +211,54 @@ def test_what_waits_is_told_of_managed_subscriptions_and_of_queues() -> None:
     config = core.new_topic("mail", TopicKind.QUEUE, {}, topic_id="0b" * 16, created_at_ms=1)
     one = Standing(config=config, backlogs={"mail": Backlog(messages=99, oldest_ms=59_999)})
     assert in_sync_status(queue, one, NOW)["backlog"] == {"messages": 99, "oldest": "0s"}
+
+
+def test_a_topic_tells_the_furthest_behind_and_each_dead_letter_once() -> None:
+    subscriptions = {
+        "mail": subscription("mail", mode="queue", dead_letter="dlq"),
+        "push": subscription("push", mode="queue", dead_letter="dlq"),
+        "reader": subscription("reader"),
+    }
+    backlogs = {
+        ("orders", "mail"): Backlog(messages=5, oldest_ms=70_000),
+        ("orders", "push"): Backlog(messages=7, oldest_ms=1),
+        ("orders", "reader"): Backlog(messages=3, oldest_ms=400_000),
+        ("orders", "own"): Backlog(messages=1_000, oldest_ms=10**9),
+        ("dlq", "dlq"): Backlog(messages=2, oldest_ms=1),
+    }
+    known = with_backlogs(
+        {"orders": Standing(config=standing(), subscriptions=subscriptions)}, backlogs
+    )["orders"]
+    managed = [{"name": name} for name in subscriptions]
+    status = in_sync_status(parse_topic(a_topic(subscriptions=managed)), known, NOW)
+    assert status["backlog"] == {"messages": 7, "oldest": "5m", "deadLetters": 2}
+    without = in_sync_status(parse_topic(a_topic()), known, NOW)
+    assert not {"backlog", "backlogs"} & set(without)
+    assert not find(without, "Flowing"), "nothing is managed that could stand still"
+
+
+def test_a_stall_is_a_condition_until_it_is_over() -> None:
+    managed = [{"name": "mail", "mode": "queue"}, {"name": "reader"}]
+
+    def after(before: dict[str, Any], later_s: int, **stalled: bool) -> dict[str, Any]:
+        backlogs = {
+            name: Backlog(messages=1, oldest_ms=1, stalled=one) for name, one in stalled.items()
+        }
+        known = Standing(config=standing(), backlogs=backlogs if stalled else None)
+        obj = a_topic(subscriptions=managed) | {"status": before}
+        return in_sync_status(parse_topic(obj), known, NOW + timedelta(seconds=later_s))
+
+    flows = after({}, 0, mail=False, reader=False, own=True)
+    assert find(flows, "Flowing")["status"] == "True"
+    stands = after(flows, 60, mail=True, reader=False)
+    found = find(stands, "Flowing")
+    assert (found["status"], found["reason"]) == ("False", "Stalled")
+    assert found["message"].startswith("mail: messages and workers are there")
+    assert after(stands, 120, mail=True, reader=False) == stands, "written once"
+    assert after(stands, 120) == stands, "kept, while nobody knows"
+    assert find(stands, "Ready")["status"] == "True"
+    again = after(stands, 180, mail=False, reader=False)
+    assert find(again, "Flowing")["lastTransitionTime"] == "2026-01-31T00:03:00Z"
 
 
 def test_what_waited_stays_told_while_nobody_knows() -> None:

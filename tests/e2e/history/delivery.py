@@ -1,0 +1,274 @@
+"""The rules of queues beyond leases: delays, expiry, cancellation, dedup ids, order, dead letters.
+
+As all rules, each says only what is certain: see :mod:`e2e.history.checker`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from e2e.history.events import Outcome
+from e2e.history.history import History, LeaseRecord, Position, SendRecord
+
+if TYPE_CHECKING:  # It gathers these rules.
+    from e2e.history.checker import Settings
+
+_Found = Iterator[tuple[float, str, str, str]]
+
+
+# Times.
+
+
+def early(history: History, settings: Settings) -> _Found:
+    """A delayed message is not delivered before its time."""
+    for position, lease, sends in _deliveries(history):
+        due = min(one.begin + one.delay_s for one in sends)
+        delayed = all(one.delay_s for one in sends)
+        if delayed and lease.end < due - settings.clock_skew_s:
+            yield (
+                lease.end,
+                lease.client,
+                lease.id,
+                f"{lease.id} of {position} was delivered to {lease.client} at {lease.end:.3f} s, "
+                f"before its time at {due:.3f} s",
+            )
+
+
+def expired(history: History, settings: Settings) -> _Found:
+    """A message whose time is over is not delivered."""
+    for position, lease, sends in _deliveries(history):
+        ends = [one.end + one.ttl_s for one in sends if one.end is not None and one.ttl_s]
+        if len(ends) == len(sends) and lease.begin > max(ends) + settings.clock_skew_s:
+            yield (
+                lease.end,
+                lease.client,
+                lease.id,
+                f"{lease.id} of {position} was delivered to {lease.client} between "
+                f"{lease.begin:.3f} and {lease.end:.3f} s, though it had expired by "
+                f"{max(ends):.3f} s",
+            )
+
+
+def delivered_after_cancellation(history: History, settings: Settings) -> _Found:
+    """A message that was cancelled is not delivered any more."""
+    for position, cancels in history.cancels_at.items():
+        for cancel in cancels:
+            for lease in history.leases_at.get(position, ()):
+                if cancel.outcome is Outcome.OK and lease.begin > cancel.end:
+                    yield (
+                        lease.end,
+                        lease.client,
+                        lease.id,
+                        f"{lease.id} of {position} was delivered to {lease.client} between "
+                        f"{lease.begin:.3f} and {lease.end:.3f} s, though {cancel.client} had "
+                        f"cancelled it by {cancel.end:.3f} s",
+                    )
+
+
+def _deliveries(history: History) -> Iterator[tuple[Position, LeaseRecord, list[SendRecord]]]:
+    """Each lease with the sends of its message to that queue; without those it has none."""
+    for position, leases in history.leases_at.items():
+        for lease in leases:
+            sends = history.by_id.get((position.target, lease.id))
+            if sends:
+                yield position, lease, sends
+
+
+# Copies.
+
+
+def landed_again(history: History, settings: Settings) -> _Found:
+    """What was sent several times with one dedup id within its window is there once."""
+    places = _places(history)
+    groups: dict[tuple[str, str], list[SendRecord]] = {}
+    for send in history.sends.values():
+        if send.dedup_id is not None:
+            groups.setdefault((send.target, send.dedup_id), []).append(send)
+    for (target, dedup_id), sends in groups.items():
+        if not _within_window(sends, settings):
+            continue
+        found = sorted({place for one in sends for place in places.get((target, one.id), ())})
+        if len(found) > 1:
+            last = sends[-1]
+            yield (
+                last.begin,
+                last.client,
+                last.id,
+                f"dedup id {dedup_id!r} was sent {len(sends)} times from {sends[0].begin:.3f} to "
+                f"{last.begin:.3f} s and is there {len(found)} times: "
+                f"{', '.join(map(str, found))}",
+            )
+
+
+def _within_window(sends: list[SendRecord], settings: Settings) -> bool:
+    ends = [one.end for one in sends if one.end is not None]
+    begin = min(one.begin for one in sends)
+    return len(ends) == len(sends) and max(ends) - begin < settings.dedup_window_s
+
+
+def _places(history: History) -> dict[tuple[str, str], set[Position]]:
+    """Where each message was seen, by target and id."""
+    places: dict[tuple[str, str], set[Position]] = {}
+    for position, values in history.values.items():
+        for value in values:
+            places.setdefault((position.target, value), set()).add(position)
+    return places
+
+
+# Order.
+
+
+def fifo_order(history: History, settings: Settings) -> _Found:
+    """Of a FIFO queue, no message of a key comes after a later one has come."""
+    for lane in _fifo_lanes(history):
+        ahead: LeaseRecord | None = None
+        ended = sorted(lane, key=lambda one: one.end)
+        done = 0
+        for lease in sorted(lane, key=lambda one: one.begin):
+            while done < len(ended) and ended[done].end < lease.begin:
+                if ahead is None or ended[done].position.offset > ahead.position.offset:
+                    ahead = ended[done]
+                done += 1
+            if ahead is not None and ahead.position.offset > lease.position.offset:
+                yield (
+                    lease.end,
+                    lease.client,
+                    lease.id,
+                    f"{lease.id} of {lease.position} was delivered to {lease.client} between "
+                    f"{lease.begin:.3f} and {lease.end:.3f} s, after {ahead.id} of "
+                    f"{ahead.position}, which has the same key and came by {ahead.end:.3f} s",
+                )
+
+
+def fifo_in_flight(history: History, settings: Settings) -> _Found:
+    """Of a FIFO queue, one message of a key is under way at a time."""
+    for lane in _fifo_lanes(history):
+        held: tuple[LeaseRecord, float] | None = None
+        for lease in sorted(lane, key=lambda one: one.end):
+            until = lease.certain_until() - settings.clock_margin_s
+            if until <= lease.end:
+                continue
+            if held is not None and held[1] > lease.end and held[0].position != lease.position:
+                holder, held_until = held
+                yield (
+                    lease.end,
+                    lease.client,
+                    lease.id,
+                    f"{lease.id} of {lease.position} was leased to {lease.client} at "
+                    f"{lease.end:.3f} s, while {holder.client} had {holder.id} of the same key "
+                    f"until {held_until:.3f} s",
+                )
+            if held is None or until > held[1]:
+                held = (lease, until)
+
+
+def _fifo_lanes(history: History) -> list[list[LeaseRecord]]:
+    """The leases of each key of each partition of the FIFO queues."""
+    lanes: dict[tuple[str, int, str], list[LeaseRecord]] = {}
+    for position, lease, sends in _deliveries(history):
+        queue, key = history.queues.get(position.target), sends[0].key
+        if queue is not None and queue.ordering == "fifo" and key is not None:
+            lanes.setdefault((position.target, position.partition, key), []).append(lease)
+    return list(lanes.values())
+
+
+# Dead letters.
+
+
+def dead_letters(history: History, settings: Settings) -> _Found:
+    """What failed too often is among the dead letters once, and is not in its queue any more."""
+    places = _places(history)
+    for queue in history.queues.values():
+        for value, dead in _dead(history, queue.dead_letter).items():
+            sends = history.by_id.get((queue.target, value), [])
+            if not sends or not _landed_once(history, sends, settings):
+                continue
+            if len(places[queue.dead_letter, value]) > 1:
+                copies = ", ".join(map(str, sorted(places[queue.dead_letter, value])))
+                yield (
+                    dead.end,
+                    dead.client,
+                    value,
+                    f"{value} of {queue.target} is several times among the dead letters at "
+                    f"{dead.end:.3f} s: {copies}",
+                )
+            for lease in _leases_of(history, places, queue.target, value):
+                ack = next((one for one in lease.acks if one.outcome is Outcome.OK), None)
+                if ack is None and lease.begin <= dead.end:
+                    continue
+                what = "was delivered again" if ack is None else "was acked"
+                yield (
+                    lease.end,
+                    lease.client,
+                    value,
+                    f"{value} of {lease.position} {what} by {lease.client}, whose lease is of "
+                    f"{lease.end:.3f} s, and is among the dead letters since {dead.end:.3f} s",
+                )
+
+
+def delivered_too_often(history: History, settings: Settings) -> _Found:
+    """A message that failed ``max_deliveries`` times is not delivered again."""
+    for lease in history.leases.values():
+        queue = history.queues.get(lease.position.target)
+        if queue is not None and queue.dead_letter and lease.deliveries > queue.max_deliveries:
+            yield (
+                lease.end,
+                lease.client,
+                lease.id,
+                f"{lease.id} of {lease.position} was delivered to {lease.client} at "
+                f"{lease.end:.3f} s for the {lease.deliveries}th time; {queue.max_deliveries} are "
+                "allowed",
+            )
+
+
+def gone_otherwise(history: History) -> set[tuple[Position, str]]:
+    """The messages of queues that need no ack: dead, cancelled, or maybe expired.
+
+    Where the dead letters were not read to their end, whatever came may be among them.
+    """
+    gone: set[tuple[Position, str]] = set()
+    places = _places(history)
+    for queue in history.queues.values():
+        drained = history.drained.get(queue.dead_letter)
+        dead = _dead(history, queue.dead_letter)
+        for target, value in places:
+            if target != queue.target:
+                continue
+            unknown = bool(queue.dead_letter) and (drained is None or drained.left > 0)
+            if value in dead or unknown:
+                gone |= {(place, value) for place in places[target, value]}
+    for position, cancels in history.cancels_at.items():
+        if any(one.outcome is not Outcome.REFUSED for one in cancels):
+            gone |= {(position, value) for value in history.values.get(position, ())}
+    for send in history.sends.values():
+        if send.ttl_s:
+            gone |= {(place, send.id) for place in places.get((send.target, send.id), ())}
+    return gone
+
+
+def _dead(history: History, dead_letter: str) -> dict[str, LeaseRecord]:
+    """The first lease of each dead letter, by id."""
+    first: dict[str, LeaseRecord] = {}
+    for lease in history.leases.values() if dead_letter else ():
+        there = lease.position.target == dead_letter
+        if there and (lease.id not in first or lease.end < first[lease.id].end):
+            first[lease.id] = lease
+    return first
+
+
+def _landed_once(history: History, sends: list[SendRecord], settings: Settings) -> bool:
+    """Whether a message has certainly one place in its queue."""
+    if len(sends) == 1 and history.clients[sends[0].client].idempotent:
+        return True
+    ids = {one.dedup_id for one in sends}
+    return len(ids) == 1 and None not in ids and _within_window(sends, settings)
+
+
+def _leases_of(
+    history: History, places: dict[tuple[str, str], set[Position]], target: str, value: str
+) -> Iterator[LeaseRecord]:
+    for place in places.get((target, value), ()):
+        for lease in history.leases_at.get(place, ()):
+            if lease.id == value:
+                yield lease
