@@ -29,6 +29,7 @@ from mom_broker.node.bodies import (
 )
 from mom_broker.node.cache import BatchCache, Tail
 from mom_broker.node.dedup import DedupBudget, Deduplicator
+from mom_broker.node.sequences import LandedSequences
 from mom_broker.node.signal import Signal
 from mom_core import batch as codec
 from mom_core.dedup import BatchIds
@@ -169,6 +170,7 @@ class Partition:
         self.backlog: Callable[[], int] = lambda: 0
         """How many messages of a queue wait or are leased."""
         self.journal_bytes = 0
+        self.sequences = LandedSequences()
         self.bodies = KeptBodies()
         self.dedup = Deduplicator(config, store.now_ms, dedup_budget)
         self._config = config
@@ -206,7 +208,9 @@ class Partition:
         header = codec.verify(data)
         self._check_sizes(header, data)
         self._check_room(len(data))
-        self._check_length()
+        if not self.sequences.landed(header):
+            self._check_full(len(data))
+            self._check_length()
         ids = self.dedup.take_in(header, data)
         landed: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
         self._appends.append(_PendingAppend(data, header, landed, ids))
@@ -331,6 +335,9 @@ class Partition:
                 "bytes waiting for the store, which is the most it takes; send more slowly",
                 retry_after_ms=200,
             )
+
+    def _check_full(self, size: int) -> None:
+        """Refuse messages of a topic or queue that holds as many bytes as it may."""
         config = self.config
         held = self.size_bytes + self.bodies.bytes
         if config.refuses_when_full and held + size > config.retention_bytes:
@@ -512,6 +519,7 @@ class Partition:
                     Arrived(appended.base_offset, self._last_append_time_ms, one.header, one.data)
                 )
                 self.size_bytes += len(one.data)
+                self.sequences.note(one.header)
                 stored = StoredBatch(
                     appended.base_offset, one.header.count, self._last_append_time_ms, one.data
                 )

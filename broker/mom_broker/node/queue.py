@@ -478,6 +478,8 @@ async def catch_up(
             )
         if not heads:
             return  # What is left is a gap.
+        for head in heads:
+            log.sequences.note(codec.parse_header(head.head))
         for one in behind:
             one.arrive(_runs(heads, one.policy), now_ms())
         on_progress()

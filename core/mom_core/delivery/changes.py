@@ -134,7 +134,7 @@ class Cancelled(msgspec.Struct, array_like=True, tag="cancel", frozen=True):
 
 
 class Purged(msgspec.Struct, array_like=True, tag="purge", frozen=True):
-    """An administrator took away what waited of [first, end)."""
+    """An administrator took away [first, end), which waited."""
 
     first: int
     end: int
@@ -154,6 +154,8 @@ class Left(msgspec.Struct, array_like=True, tag="left", frozen=True):
     """The batch that was on its way has landed, or its messages wait again."""
 
     landed: bool
+    ranges: tuple[tuple[int, int], ...] = ()
+    """What was left of it: the journal may outlive the log that held these messages."""
 
 
 class Carried(msgspec.Struct, array_like=True, tag="carry", frozen=True):

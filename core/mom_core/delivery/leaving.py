@@ -97,13 +97,13 @@ class Redrives(msgspec.Struct, array_like=True):
             self.operation_id, self.done = operation_id, 0
         self.leaving = LeavingBatch(operation_id, lane, entries)
 
-    def end(self, landed: bool) -> list[Entry]:
-        """The batch has landed, or stays; its messages."""
+    def end(self, landed: bool, count: int) -> list[Entry]:
+        """The batch of ``count`` has landed, or stays; those of its messages that are here."""
         assert self.leaving is not None, "a batch leaves"
         batch, self.leaving = self.leaving, None
         self.lanes[batch.lane] = self.lane(batch.lane).after(landed)
         if landed:
-            self.done += batch.count
+            self.done += count
         return batch.entries
 
 

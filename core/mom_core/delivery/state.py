@@ -435,14 +435,9 @@ class Delivery:
 
         Each has at most PURGE_ENTRIES_MAX entries, so that a purge of millions is no one long step.
         """
-        spans = [(one.first, one.end) for one in self._waiting.values()]
-        if leased:
-            parts = (held.entry for lease in self._leases.values() for held in lease)
-            spans += [(one.first, one.end) for one in parts]
-        spans.sort()
         ranges: list[tuple[int, int]] = []
         begin = stop = joined = 0
-        for first, last in spans:
+        for first, last in self._purgeable_spans(leased):
             if first >= end:
                 break
             if first != stop or joined >= PURGE_ENTRIES_MAX:
@@ -454,11 +449,28 @@ class Delivery:
             ranges.append((begin, stop))
         return ranges
 
+    def _purgeable_spans(self, leased: bool) -> list[tuple[int, int]]:
+        spans = [(one.first, one.end) for one in self._waiting.values()]
+        if leased:
+            parts = (held.entry for lease in self._leases.values() for held in lease)
+            spans += [(one.first, one.end) for one in parts]
+        return sorted(spans)
+
     def purge(self, first: int, end: int, *, leased: bool) -> tuple[int, list[Change]]:
         """Take away what waits of [first, end), and what is leased if asked to; how many it was."""
         before = self.backlog
-        changes = self._made(Purged(first, end, leased))
+        changes: list[Change] = []
+        for low, high in self._purgeable_within(first, end, leased):
+            self._make(Purged(low, high, leased), changes)
         return before - self.backlog, changes
+
+    def _purgeable_within(self, first: int, end: int, leased: bool) -> list[tuple[int, int]]:
+        at = first
+        while at < end and (entry := self._waiting.get(at)) is not None:
+            at = entry.end
+        if at >= end:
+            return [(first, end)]
+        return RangeSet(self._purgeable_spans(leased)).within(first, end)
 
     # Redrives.
 
@@ -485,7 +497,9 @@ class Delivery:
 
     def left(self, landed: bool) -> list[Change]:
         """The batch has landed and its messages are settled; or they wait again."""
-        return self._made(Left(landed))
+        batch = self.leaving
+        assert batch is not None, "a batch leaves"
+        return self._made(Left(landed, tuple((one.first, one.end) for one in batch.entries)))
 
     def change_waiting(self, wanted: Sequence[Wanted]) -> tuple[list[WaitingResult], list[Change]]:
         """Cancel messages that wait, or move them to another time; :meth:`advance` comes first.
@@ -710,8 +724,8 @@ class Delivery:
             case Leaving(operation_id, lane, ranges):
                 entries = [one for low, high in ranges for one in self._take_waiting(low, high)]
                 self._redrives.begin(operation_id, lane, entries)
-            case Left(landed):
-                self._apply_left(landed)
+            case Left(landed, ranges):
+                self._apply_left(landed, ranges)
 
     def snapshot(self) -> bytes:
         """The state but for what the log tells by itself, for :meth:`restore`."""
@@ -837,18 +851,19 @@ class Delivery:
         if leased:
             for lease_id in list(self._leases):
                 entries += [held.entry for held in self._take_leased(lease_id, first, end)]
-            entries.sort(key=lambda one: one.first)
         for entry in entries:
             self._done_with(entry)
-            self._gone.note(entry.first, entry.end, ErrorCode.PURGED)
+        self._gone.note(first, end, ErrorCode.PURGED)
 
-    def _apply_left(self, landed: bool) -> None:
-        for entry in self._redrives.end(landed):
+    def _apply_left(self, landed: bool, ranges: Sequence[tuple[int, int]]) -> None:
+        for entry in self._redrives.end(landed, sum(end - first for first, end in ranges)):
             if landed:
                 self._done_with(entry)
-                self._gone.note(entry.first, entry.end, ErrorCode.REDRIVEN)
             else:
                 self._wait(entry)
+        if landed:
+            for first, end in ranges:
+                self._gone.note(first, end, ErrorCode.REDRIVEN)
 
     def _cut_dead(self, first: int, end: int) -> list[_Dead]:
         """The dead of [first, end), after cutting those that reach beyond it."""
