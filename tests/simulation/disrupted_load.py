@@ -45,10 +45,10 @@ class DisruptedLoad:
                 await load.every_client_sends()
                 self._simulation.weather.broken_share = BROKEN_SHARE
                 for _ in range(disruptions_count):
-                    await self._disrupt(load)
+                    await self.disrupt(load)
                 self._simulation.weather.broken_share = 0.0
 
-    async def _disrupt(self, load: Load) -> None:
+    async def disrupt(self, load: Load) -> None:
         node_id = self._numbers.choice(sorted(self._cluster.nodes))
         what: Callable[[str], Awaitable[None]] = self._numbers.choice(
             [self._kill, self._restart, self._cut_off, self._shut_out]
