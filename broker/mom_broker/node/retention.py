@@ -84,11 +84,20 @@ class Retention:
 
     async def _trim(self, log: Partition, rule: TrimRule) -> None:
         while log.lost is None:
-            if len(log.dedup.window):
-                await log.keep_ids((await log.plan_trim(rule)).log_start)
-            trimmed = await log.trim(rule)
-            if not trimmed.more:
+            more = await self._trim_once(log, rule)
+            if not more:
                 return
+
+    async def _trim_once(self, log: Partition, rule: TrimRule) -> bool:
+        """One bounded step of a trim; whether it left any."""
+        if not len(log.dedup.window):
+            return (await log.trim(rule)).more
+        # Exactly what was planned goes: what is appended meanwhile may let the rule cover more, of
+        # which no id is kept yet.
+        plan = await log.plan_trim(rule)
+        await log.keep_ids(plan.log_start)
+        await log.trim(TrimRule(before_offset=plan.log_start))
+        return plan.more
 
     async def _carry_what_holds(self, log: Partition, readers: Sequence[QueueReader]) -> bool:
         """Whether a pass carried over anything that holds the log."""

@@ -12,7 +12,7 @@ from mom_core import batch, limits, topics
 from mom_core.delivery import SettleAction
 from mom_core.errors import ErrorCode, OverloadedError, ProducerError, RoutingError, StoreError
 from mom_core.message import Message
-from mom_core.ports import Commit, CommitResult
+from mom_core.ports import Commit, CommitResult, TrimRule
 from mom_core.topics import TopicKind
 from unit.node.opened import PARTITION, HandClock, Owner, encoded, topic_config, values
 
@@ -145,6 +145,25 @@ async def test_acknowledged_messages_of_a_queue_are_remembered_when_the_log_is_g
     keys = [f"d{number}" for number in range(1, 9)]
     assert set(await owner.store.read_kept(PARTITION, keys)) == {None}
     assert owner.dedup_budget.ids == 0
+
+
+async def test_what_comes_while_ids_are_kept_lets_no_others_be_trimmed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owner = await opened(retention_bytes=1 << 20)
+    half = bytes(1 << 19)
+    for one in "abc":
+        await owner.log.append(encoded([Message(half, dedup_id=one)]))
+    keep = owner.log.keep_ids
+
+    async def keep_and_append(below: int) -> None:
+        await keep(below)
+        await owner.log.append(encoded([Message(half), Message(half)]))
+
+    monkeypatch.setattr(owner.log, "keep_ids", keep_and_append)
+    await owner.retention._trim_once(owner.log, TrimRule(None, None, 1 << 20))
+    await owner.open()
+    assert (await send(owner, "a", "b", "c")).left_out == ((0, 0), (1, 1), (2, 2))
 
 
 async def test_a_topics_retention_shorter_than_the_window_forgets_no_id() -> None:
