@@ -94,7 +94,7 @@ class Administration:
     ) -> Operation:
         """See :meth:`mom_client.engine.Engine.redrive`."""
         wanted.check()
-        rate_per_second = parse_rate(rate)
+        rate_per_s = parse_rate(rate)
         await self._check_queue(queue)
         # Chosen here, so that a call which is sent again begins nothing twice.
         operation_id = uuid.uuid4().hex
@@ -105,7 +105,7 @@ class Administration:
                 topic_id=route.topic_id,
                 filter=filter_to_wire(wanted),
                 to=to,
-                rate_per_second=rate_per_second,
+                rate_per_s=rate_per_s,
             ).SerializeToString()
 
         return await self._caller.at_owner(
@@ -174,7 +174,7 @@ def operation_of_wire(operation: broker_pb2.Operation) -> Operation:
         created_at_ms=operation.created_at_ms,
         ended_at_ms=operation.ended_at_ms or None,
         to=operation.to,
-        rate_per_second=operation.rate_per_second,
+        rate_per_s=operation.rate_per_s,
         filter=DeadLetterFilter(
             reason=wanted.reason,
             topic=wanted.topic,

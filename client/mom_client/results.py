@@ -197,7 +197,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """None: it goes on."""
     to: str
     """Where they go; empty: each to where it died."""
-    rate_per_second: float
+    rate_per_s: float
     """0: as fast as it goes."""
     filter: DeadLetterFilter
     """Which ones; ids as text."""

@@ -47,7 +47,7 @@ class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
     filter: DeadLetterFilter = DeadLetterFilter()
     to: str = ""
     """Where they go; empty: each to where it died."""
-    rate_per_second: float = 0
+    rate_per_s: float = 0
     """0: as fast as it goes."""
     state: OperationState = OperationState.RUNNING
     end_offset: int | None = None

@@ -77,7 +77,7 @@ class AdministrationService:
             topic_id=topic.topic_id,
             filter=wanted,
             to=self._target(identity, topic, request.to),
-            rate_per_second=parse_rate(request.rate_per_second, "rate_per_second"),
+            rate_per_s=parse_rate(request.rate_per_s, "rate_per_s"),
             created_at_ms=self._store.now_ms(),
         )
         return operation_message(await self._operations.begin(record))

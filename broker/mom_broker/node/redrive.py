@@ -174,7 +174,7 @@ class Redrive:
 
     async def _send_page(self, page: _Page) -> bool:
         """Send what was found; False when it was cancelled meanwhile."""
-        rate = self._record.rate_per_second
+        rate = self._record.rate_per_s
         step = len(page.found) or 1
         if rate:
             step = max(1, min(step, int(rate / STEPS_PER_SECOND)))

@@ -149,5 +149,5 @@ def operation_message(record: OperationRecord) -> broker_pb2.Operation:
             ids=[bytes.fromhex(one) for one in record.filter.ids],
         ),
         to=record.to,
-        rate_per_second=record.rate_per_second,
+        rate_per_s=record.rate_per_s,
     )

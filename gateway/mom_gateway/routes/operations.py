@@ -41,7 +41,7 @@ class WorkShown(Struct):
     created_at_ms: int
     ended_at_ms: Annotated[int | None, Meta(description="null: it goes on.")]
     to: Annotated[str, Meta(description="Where they go; empty: each to where it died.")]
-    rate_per_second: Annotated[float, Meta(description="0: as fast as it goes.")]
+    rate_per_s: Annotated[float, Meta(description="0: as fast as it goes.")]
     filter: FilterShown
 
 
@@ -63,7 +63,7 @@ WORK_EXAMPLE: Final = {
     "created_at_ms": 1_700_000_000_000,
     "ended_at_ms": None,
     "to": "",
-    "rate_per_second": 100.0,
+    "rate_per_s": 100.0,
     "filter": {"reason": "", "topic": "", "subscription": "", "offsets": [], "ids": []},
 }
 

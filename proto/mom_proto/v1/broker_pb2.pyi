@@ -1731,14 +1731,14 @@ class StartRedriveRequest(_message.Message):
     TOPIC_ID_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     TO_FIELD_NUMBER: _builtins.int
-    RATE_PER_SECOND_FIELD_NUMBER: _builtins.int
+    RATE_PER_S_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """Chosen by the caller: 32 hex digits."""
     topic_id: _builtins.bytes
     """The queue that holds the dead letters."""
     to: _builtins.str
     """A topic or queue; empty: each goes back to where it died."""
-    rate_per_second: _builtins.float
+    rate_per_s: _builtins.float
     """Messages a second; 0: as fast as it goes."""
     @_builtins.property
     def filter(self) -> Global___DeadLetterFilter: ...
@@ -1749,11 +1749,11 @@ class StartRedriveRequest(_message.Message):
         topic_id: _builtins.bytes = ...,
         filter: Global___DeadLetterFilter | None = ...,
         to: _builtins.str = ...,
-        rate_per_second: _builtins.float = ...,
+        rate_per_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "operation_id", b"operation_id", "rate_per_second", b"rate_per_second", "to", b"to", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "operation_id", b"operation_id", "rate_per_s", b"rate_per_s", "to", b"to", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1777,7 +1777,7 @@ class Operation(_message.Message):
     ENDED_AT_MS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     TO_FIELD_NUMBER: _builtins.int
-    RATE_PER_SECOND_FIELD_NUMBER: _builtins.int
+    RATE_PER_S_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     kind: _builtins.str
     """"redrive"."""
@@ -1796,7 +1796,7 @@ class Operation(_message.Message):
     ended_at_ms: _builtins.int
     """0: it goes on."""
     to: _builtins.str
-    rate_per_second: _builtins.float
+    rate_per_s: _builtins.float
     @_builtins.property
     def filter(self) -> Global___DeadLetterFilter: ...
     def __init__(
@@ -1814,11 +1814,11 @@ class Operation(_message.Message):
         ended_at_ms: _builtins.int = ...,
         filter: Global___DeadLetterFilter | None = ...,
         to: _builtins.str = ...,
-        rate_per_second: _builtins.float = ...,
+        rate_per_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "done", b"done", "ended_at_ms", b"ended_at_ms", "error", b"error", "filter", b"filter", "kind", b"kind", "left", b"left", "operation_id", b"operation_id", "queue", b"queue", "rate_per_second", b"rate_per_second", "state", b"state", "to", b"to", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "done", b"done", "ended_at_ms", b"ended_at_ms", "error", b"error", "filter", b"filter", "kind", b"kind", "left", b"left", "operation_id", b"operation_id", "queue", b"queue", "rate_per_s", b"rate_per_s", "state", b"state", "to", b"to", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
