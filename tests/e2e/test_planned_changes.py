@@ -26,8 +26,10 @@ def _nobody_noticed(rows: list[Row]) -> None:
         assert row.longest_call_s < LONGEST_CALL_SECONDS_MAX, row
 
 
-def _shares(mom: MomCluster) -> list[int]:
-    return [node["partitions"] for node in mom.status().get("nodes", [])]
+def _is_spread(mom: MomCluster, nodes: int) -> bool:
+    """Whether just so many nodes are there, each with its share of the partitions."""
+    shares = [node["partitions"] for node in mom.status().get("nodes", [])]
+    return len(shares) == nodes and min(shares) > 0 and max(shares) - min(shares) <= 1
 
 
 async def test_more_and_fewer_nodes_under_load(
@@ -38,13 +40,13 @@ async def test_more_and_fewer_nodes_under_load(
         async with judged.load.disruption("more nodes: 2 to 4"):
             mom.kubectl("scale", "momcluster", mom.name, "--replicas=4")
             report.figure("2 nodes to 4", await mom.ready_again(), "s")
-            await wait_until_async("each node has its share", lambda: _shares(mom) == [2] * 4)
+            await wait_until_async("each node has its share", lambda: _is_spread(mom, 4))
         async with judged.load.disruption("fewer nodes: 4 to 2"):
             mom.kubectl("scale", "momcluster", mom.name, "--replicas=2")
             report.figure("4 nodes to 2", await mom.ready_again(), "s")
     report.disruptions(judged.rows)
     assert len(mom.pods("node")) == 2
-    wait_until("the nodes that went are forgotten", lambda: _shares(mom) == [4, 4])
+    wait_until("the nodes that went are forgotten", lambda: _is_spread(mom, 2))
     _nobody_noticed(judged.rows)
 
 
