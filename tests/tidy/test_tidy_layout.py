@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 
 import repository_tree as tree
 from packaging.requirements import Requirement
@@ -93,3 +94,9 @@ def test_the_lock_fits_the_project() -> None:
         if not requirement.specifier.contains(versions[name])
     }
     assert unfit == {}, "run make lock"
+
+
+def test_names_of_test_files_are_unique() -> None:
+    """pytest collects two of a name only one by one, so a run of all of them would fail."""
+    counts = Counter(path.name for path in tree.python_files() if path.name.startswith("test_"))
+    assert [name for name, count in counts.items() if count > 1] == []
