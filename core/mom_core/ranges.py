@@ -76,6 +76,11 @@ class RangeSet:
         place = bisect_right(self._firsts, offset) - 1
         return max(offset, self._ends[place]) if place >= 0 else offset
 
+    @property
+    def end(self) -> int:
+        """The end of the highest range; 0 when there is none."""
+        return self._ends[-1] if self._ends else 0
+
     def first_end(self) -> tuple[int, int] | None:
         """The lowest range."""
         return (self._firsts[0], self._ends[0]) if self._firsts else None

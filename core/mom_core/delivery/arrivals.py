@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby
-from operator import itemgetter
-from typing import NamedTuple
+from collections.abc import Sequence
+from itertools import compress, islice, pairwise
+from operator import ne
+
+import msgspec
 
 from mom_core import batch as codec
 from mom_core.delivery.policy import Ordering, Policy
 
 
-class Run(NamedTuple):
+class Run(msgspec.Struct, frozen=True, gc=False):
     """Consecutive messages that wish the same. Offsets [first, end)."""
 
     first: int
@@ -35,16 +36,19 @@ def runs_of_batch(
         groups, priorities = nothing, codec.column(header, index, codec.COLUMN_PRIORITY)
     else:
         groups, priorities = _groups(header, index, policy), nothing
-    expiries = codec.column(header, index, codec.COLUMN_EXPIRES_AT)
-    wishes = zip(
-        range(base_offset, end),
-        codec.column(header, index, codec.COLUMN_DELIVER_AT),
-        (_sooner(one, ttl_end_ms) for one in expiries),
-        priorities,
-        groups,
-        strict=True,
+    wishes = list(
+        zip(
+            codec.column(header, index, codec.COLUMN_DELIVER_AT),
+            _expiries(header, index, ttl_end_ms),
+            priorities,
+            groups,
+            strict=True,
+        )
     )
-    return list(_runs(wishes))
+    return [
+        Run(base_offset + first, base_offset + end, *wishes[first])
+        for first, end in pairwise(_bounds(wishes))
+    ]
 
 
 def _groups(header: codec.BatchHeader, index: bytes, policy: Policy) -> tuple[int, ...]:
@@ -53,13 +57,17 @@ def _groups(header: codec.BatchHeader, index: bytes, policy: Policy) -> tuple[in
     return codec.key_hashes(header, index)
 
 
-def _sooner(expires_at_ms: int, ttl_end_ms: int) -> int:
-    if not expires_at_ms or not ttl_end_ms:
-        return expires_at_ms or ttl_end_ms
-    return min(expires_at_ms, ttl_end_ms)
+def _expiries(header: codec.BatchHeader, index: bytes, ttl_end_ms: int) -> Sequence[int]:
+    if not header.columns & codec.COLUMN_EXPIRES_AT:
+        return (ttl_end_ms,) * header.count
+    expiries = codec.column(header, index, codec.COLUMN_EXPIRES_AT)
+    if not ttl_end_ms:
+        return expiries
+    return [min(one or ttl_end_ms, ttl_end_ms) for one in expiries]
 
 
-def _runs(wishes: Iterator[tuple[int, int, int, int, int]]) -> Iterator[Run]:
-    for alike, members in groupby(wishes, key=itemgetter(1, 2, 3, 4)):
-        offsets = [member[0] for member in members]
-        yield Run(offsets[0], offsets[-1] + 1, *alike)
+def _bounds(wishes: Sequence[tuple[int, int, int, int]]) -> list[int]:
+    """The places where a wish differs from the one before, between the first and the end."""
+    # Without a loop of Python's: it is done for each message that has wishes.
+    differs = map(ne, wishes, islice(wishes, 1, None))
+    return [0, *compress(range(1, len(wishes)), differs), len(wishes)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 
-class Entry(msgspec.Struct, array_like=True):
+class Entry(msgspec.Struct, array_like=True, gc=False):
     """Offsets [first, end), all in the same state with the same wishes."""
 
     first: int

@@ -139,6 +139,8 @@ class Delivery:
         self.bodies_to_drop: list[tuple[int, int]] = []
         """Carried bodies that nobody needs any more; the caller takes them out."""
         self._settled = RangeSet()
+        self._carried = RangeSet()
+        """Whose bodies are kept apart."""
         self._known = RangeSet()
         """What a snapshot brought that lies above :attr:`arrived`."""
         self._waiting: dict[int, Entry] = {}
@@ -209,24 +211,28 @@ class Delivery:
 
     def log_floor(self) -> int:
         """Nothing below is needed of the log: it is settled, or its bodies are kept apart."""
-        needed = (entry.first for entry in self._entries() if not entry.carried)
-        return min(needed, default=self.arrived)
+        return next((first for first, _ in self._needed(self.arrived)), self.arrived)
 
     def pinning(self, below: int) -> list[tuple[int, int]]:
-        """Ranges below an offset for which the log is needed, in order."""
-        return sorted(
-            (entry.first, min(entry.end, below))
-            for entry in self._entries()
-            if not entry.carried and entry.first < below
-        )
+        """Ranges below an offset, of what has arrived, for which the log is needed, in order."""
+        return list(self._needed(min(below, self.arrived)))
+
+    def _needed(self, below: int) -> Iterator[tuple[int, int]]:
+        # By the sets of what is not needed: they are short where the entries may be a million.
+        for low, high, settled in self._settled.split(self.floor, below):
+            if not settled:
+                for first, end, carried in self._carried.split(low, high):
+                    if not carried:
+                        yield first, end
 
     def carried(self) -> list[tuple[int, int]]:
         """Ranges whose bodies are kept apart, in order."""
-        return sorted((one.first, one.end) for one in self._entries() if one.carried)
+        return list(self._carried)
 
     def held_back(self, below: int, now_ms: int) -> list[tuple[int, int]]:
         """As :meth:`pinning`, but only what can't be had now: delayed, leased, dying or leaving."""
-        later = (one for one in self._waiting.values() if one.available_at_ms > now_ms)
+        self._wake_delayed(now_ms)
+        later = (self._waiting[first] for first in self._delayed if first < below)
         leased = (held.entry for parts in self._leases.values() for held in parts)
         dead = (one.entry for one in self._dead)
         return sorted(
@@ -300,16 +306,27 @@ class Delivery:
         two runs hold nothing.
         """
         self._wake_delayed(now_ms)
+        # Nearly always nothing is known from there on, and asking for each run would cost most.
+        all_new = not len(self._known) and self._settled.end <= self.arrived
         for run in runs:
             first = max(run.first, self.arrived)
             if first >= run.end:
                 continue
-            for low, high in self._unknown(self.arrived, first):
-                self._settle(low, high)
-            for low, high in self._unknown(first, run.end):
-                self._arrive(run, low, high)
+            if not all_new:
+                self._arrive_between(run, first)
+            else:
+                if self.arrived < first:
+                    self._settle(self.arrived, first)
+                self._arrive(run, first, run.end)
             self.arrived = max(self.arrived, run.end)
-            self._known.remove_below(self.arrived)
+
+    def _arrive_between(self, run: Run, first: int) -> None:
+        """Take in what is not known yet."""
+        for low, high in self._unknown(self.arrived, first):
+            self._settle(low, high)
+        for low, high in self._unknown(first, run.end):
+            self._arrive(run, low, high)
+        self._known.remove_below(run.end)
 
     def _unknown(self, first: int, end: int) -> list[tuple[int, int]]:
         """Parts of [first, end) that are neither settled nor here already."""
@@ -322,22 +339,16 @@ class Delivery:
         ]
 
     def _arrive(self, run: Run, first: int, end: int) -> None:
-        entry = Entry(
-            first,
-            end,
-            available_at_ms=run.deliver_at_ms,
-            expires_at_ms=run.expires_at_ms,
-            priority=run.priority,
-            group=run.group,
-        )
         newest = self._newest
-        if newest is None or not newest.joins(entry):
+        if newest is None or newest.end != first or not _is_alike(newest, run):
+            self._newest = entry = Entry(
+                first, end, 0, run.deliver_at_ms, run.expires_at_ms, run.priority, run.group
+            )
             self._wait(entry)
-            self._newest = entry
             return
-        self._waiting_count += entry.count
+        self._waiting_count += end - first
         if newest.first in self._delayed:
-            self._delayed_count += entry.count
+            self._delayed_count += end - first
         newest.end = end
 
     # What happens.
@@ -508,6 +519,7 @@ class Delivery:
         """
         results: dict[int, WaitingResult] = {}
         changes: list[Change] = []
+        known_end = self.arrived  # Cancelling what comes before it may raise it.
         begins = self._begins_of(sorted({one.offset for one in wanted}))
         cut_at: dict[int, int] = {}
         order = sorted(range(len(wanted)), key=lambda place: wanted[place].offset)
@@ -519,7 +531,11 @@ class Delivery:
             if entry is None and begin is not None:
                 entry = self._waiting.get(cut_at.get(begin, begin))
             if entry is None or not entry.first <= one.offset < entry.end:
-                results[place] = self._why_not_waiting(one.offset)
+                results[place] = (
+                    self._why_not_waiting(one.offset)
+                    if one.offset < known_end
+                    else WaitingResult.UNKNOWN
+                )
                 continue
             change = _waiting_change(one, entry)
             if change is None:
@@ -544,8 +560,6 @@ class Delivery:
 
     def _why_not_waiting(self, offset: int) -> WaitingResult:
         """A redrive has it as a worker would, so that counts as leased."""
-        if offset >= self.arrived:
-            return WaitingResult.UNKNOWN
         if offset < self.floor or offset in self._settled:
             return WaitingResult.SETTLED
         dying = any(one.entry.first <= offset < one.entry.end for one in self._dead)
@@ -768,6 +782,9 @@ class Delivery:
         state._gone = Gone(list(stored.gone))
         state._known = RangeSet((entry.first, entry.end) for entry in state._entries())
         state._known.remove_below(state.arrived)
+        for entry in state._entries():
+            if entry.carried:
+                state._carried.add(entry.first, entry.end)
         return state
 
     # Inside: changing.
@@ -825,25 +842,33 @@ class Delivery:
         for lease_id, part in leased:
             for first, end in carried.within(part.entry.first, part.entry.end):
                 for held in self._take_leased(lease_id, first, end):
-                    held.entry.carried = True
+                    self._carry(held.entry)
                     self._hold(lease_id, held.entry, held.deadline_ms)
-        for waiting in list(self._waiting.values()):
+        # All lie at the front, and what waits behind them may be a million entries.
+        waits = [one for one in self._waiting.values() if one.first < carried.end]
+        for waiting in waits:
             for first, end in carried.within(waiting.first, waiting.end):
                 for entry in self._take_waiting(first, end):
-                    entry.carried = True
+                    self._carry(entry)
                     self._wait(entry)
         for dying in [one.entry for one in self._dead]:
             for first, end in carried.within(dying.first, dying.end):
                 for one in self._cut_dead(first, end):
-                    one.entry.carried = True
+                    self._carry(one.entry)
         leaving = self._leaving_entries()
         for first, end in [one for e in leaving for one in carried.within(e.first, e.end)]:
             self._carry_leaving(first, end)
 
+    def _carry(self, entry: Entry) -> None:
+        entry.carried = True
+        self._carried.add(entry.first, entry.end)
+
     def _carry_leaving(self, first: int, end: int) -> None:
         assert self.leaving is not None, "looked at just before"
         taken = self.leaving.take(first, end)
-        self.leaving.entries += [msgspec.structs.replace(one, carried=True) for one in taken]
+        for entry in taken:
+            self._carry(entry)
+        self.leaving.entries += taken
         self.leaving.entries.sort(key=lambda one: one.first)
 
     def _apply_purged(self, first: int, end: int, leased: bool) -> None:
@@ -918,12 +943,13 @@ class Delivery:
         return taken
 
     def _wait(self, entry: Entry) -> None:
-        self._waiting[entry.first] = entry
-        self._waiting_count += entry.count
+        first, count = entry.first, entry.end - entry.first
+        self._waiting[first] = entry
+        self._waiting_count += count
         if entry.available_at_ms > self._now_ms:
-            self._delayed.add(entry.first)
-            self._delayed_count += entry.count
-            heapq.heappush(self._delays, (entry.available_at_ms, entry.first))
+            self._delayed.add(first)
+            self._delayed_count += count
+            heapq.heappush(self._delays, (entry.available_at_ms, first))
         if entry.expires_at_ms:
             heapq.heappush(self._expiries, (entry.expires_at_ms, entry.first))
         self._order.add(entry, self._now_ms)
@@ -964,7 +990,10 @@ class Delivery:
         self._settle(entry.first, entry.end)
 
     def _drop_bodies(self, entries: Iterable[Entry]) -> None:
-        self.bodies_to_drop += [(entry.first, entry.end) for entry in entries if entry.carried]
+        for entry in entries:
+            if entry.carried:
+                self._carried.remove(entry.first, entry.end)
+                self.bodies_to_drop.append((entry.first, entry.end))
 
     def _settle(self, first: int, end: int) -> None:
         self._settled.add(first, end)
@@ -1018,6 +1047,16 @@ def _waiting_change(one: Wanted, entry: Entry) -> Moved | Cancelled | None:
     if entry.expires_at_ms and entry.expires_at_ms <= one.available_at_ms:
         return None
     return Moved(one.offset, one.offset + 1, one.available_at_ms)
+
+
+def _is_alike(entry: Entry, run: Run) -> bool:
+    """Whether messages that arrive may join those that just came."""
+    return (
+        entry.priority == run.priority
+        and entry.available_at_ms == run.deliver_at_ms
+        and entry.expires_at_ms == run.expires_at_ms
+        and entry.group == run.group
+    )
 
 
 def _join(ranges: list[LeasedRange], one: LeasedRange) -> None:

@@ -191,7 +191,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             for offset in range(run.first, run.end):
                 known = self.model.messages.get(offset)
                 if known is None:
-                    self.model.messages[offset] = One(offset, *run[2:])
+                    self.model.messages[offset] = One(offset, *msgspec.structs.astuple(run)[2:])
             self.end = run.end
         self.runs += made
         self.state.arrive(made, self.now_ms)
@@ -658,6 +658,22 @@ def test_a_message_that_crashes_its_workers_takes_none_along() -> None:
                     state.settle(SettleAction.ACK, lease_id, offset, offset + 1, now_ms=now_ms)
     assert sorted(acked) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert [(one.offset, one.deliveries) for one in state.dead()] == [(4, 3)]
+
+
+def test_the_log_is_kept_for_what_a_new_owner_has_not_read_yet() -> None:
+    state = Delivery(0)
+    state.arrive([Run(0, 2), Run(2, 4, priority=5)], 0)
+    assert lease_all(state, 1) == [2]
+    twin = Delivery.restore(state.snapshot())
+    assert twin.log_floor() == 0
+
+
+def test_what_was_lost_ahead_is_unknown_whatever_is_cancelled_with_it() -> None:
+    state = Delivery(0)
+    state.arrive([Run(0, 1)], 0)
+    state.skip(1, 2)
+    results, _ = state.change_waiting([Wanted(0, None), Wanted(1, None)])
+    assert results == [WaitingResult.DONE, WaitingResult.UNKNOWN]
 
 
 def trimmed_and_recovered(state: Delivery, changes: list, log: list[Run]) -> Delivery:
