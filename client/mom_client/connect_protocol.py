@@ -19,9 +19,9 @@ from typing import Any, Final
 import msgspec
 from google.protobuf.message import DecodeError
 
-from mom_client.wire import error_from_proto, error_to_proto
 from mom_core import limits
 from mom_core.errors import ERROR_CODES, MomError
+from mom_process.wire_errors import from_proto, to_proto
 from mom_proto.v1 import types_pb2
 
 UNARY_TYPE: Final = "application/proto"
@@ -57,7 +57,7 @@ _end_decoder: Final = msgspec.json.Decoder(_End)
 
 def error_document(error: MomError) -> dict[str, Any]:
     """An error as the protocol has it: a standard code, and ours whole in its details."""
-    ours = base64.b64encode(error_to_proto(error).SerializeToString()).decode().rstrip("=")
+    ours = base64.b64encode(to_proto(error).SerializeToString()).decode().rstrip("=")
     return {
         "code": ERROR_CODES[error.code].rpc_status.lower(),
         "message": error.message,
@@ -81,7 +81,7 @@ def _ours(found: _Error) -> MomError | None:
                 wire = types_pb2.Error.FromString(base64.b64decode(padded, validate=True))
             except (DecodeError, binascii.Error):
                 return None
-            return error_from_proto(wire)
+            return from_proto(wire)
     return None
 
 

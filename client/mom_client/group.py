@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from mom_client.calls import Caller
 from mom_client.results import Sought
 from mom_client.routing import TopicRoute
-from mom_client.wire import error_from_proto
 from mom_core.errors import MomError
+from mom_process.wire_errors import from_proto
 from mom_proto.v1 import broker_pb2
 
 _COORDINATOR = 0
@@ -62,7 +62,7 @@ class Groups:
 
         def parse(reply: bytes) -> list[MomError | None]:
             results = broker_pb2.CommitOffsetsResponse.FromString(reply).results
-            return [error_from_proto(one) if one.code else None for one in results]
+            return [from_proto(one) if one.code else None for one in results]
 
         return await self._caller.at_owner(topic, _COORDINATOR, "CommitOffsets", request, parse)
 

@@ -12,7 +12,6 @@ import msgspec
 from mom_client.face import duration_ms
 from mom_client.received import Origin, ReceivedMessage, messages_of_lease
 from mom_client.results import DeadLetter, Operation
-from mom_client.wire import error_from_proto
 from mom_core.dead_letters import DeadLetterFilter
 from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, SettleError
 from mom_core.ids import parse_id
@@ -24,6 +23,7 @@ from mom_core.topics import (
     TopicKind,
     parse_start,
 )
+from mom_process.wire_errors import from_proto
 from mom_proto.v1 import broker_pb2
 
 if TYPE_CHECKING:
@@ -334,7 +334,7 @@ async def _settle_of(
     settled = await engine.settle(topic, subscription, ranges) if ranges else []
     for one, result in zip(members, settled, strict=True):
         for failure in result.failures:
-            error = error_from_proto(failure.error)
+            error = from_proto(failure.error)
             end = failure.first_offset + failure.count
             for place in one:
                 if failure.first_offset <= messages[place].offset < end:

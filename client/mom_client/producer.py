@@ -28,7 +28,6 @@ from mom_client.options import (
 from mom_client.results import Places, Published, PublishedBatch
 from mom_client.routing import Routing, TopicRoute
 from mom_client.translation import DURABILITIES
-from mom_client.wire import error_from_proto
 from mom_core import limits
 from mom_core.batch import dedup_hash, group_of
 from mom_core.delivery.policy import Ordering
@@ -45,6 +44,7 @@ from mom_core.partitioner import Partitioner, murmur2
 from mom_core.ports import Clock, Random
 from mom_core.producers import LASTING_PRODUCER
 from mom_core.topics import fair_header
+from mom_process.wire_errors import from_proto
 from mom_proto.v1 import broker_pb2, types_pb2
 
 _PRODUCE: Final = "/mom.v1.Broker/Produce"
@@ -546,7 +546,7 @@ class Producer:
                 self._backoffs.pop(lane, None)
                 self._finish(batch, self._published(lane, batch, outcome))
                 return False
-            outcome = error_from_proto(outcome.error)
+            outcome = from_proto(outcome.error)
         now_ms = self._clock.monotonic_ms()
         if outcome.code in REFUSALS:
             refused_ms = batch.opened_ms + self._options.refusal_timeout_ms

@@ -15,7 +15,6 @@ from typing import Final
 from mom_client.calls import Caller
 from mom_client.causes import telling
 from mom_client.routing import TopicRoute
-from mom_client.wire import error_from_proto, error_to_proto
 from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, UnavailableError
 from mom_core.limits import (
     FETCH_BYTES_MAX,
@@ -25,6 +24,7 @@ from mom_core.limits import (
     WAIT_MS_MAX,
 )
 from mom_core.topics import SubscriptionMode
+from mom_process.wire_errors import from_proto, to_proto
 from mom_proto.v1 import broker_pb2
 
 _RECEIVE: Final = "/mom.v1.Broker/Receive"
@@ -359,14 +359,14 @@ def _woke(call: asyncio.Task[bytes]) -> bool:
 
 def _all_failed(one: broker_pb2.SettleRange, error: MomError) -> broker_pb2.SettleResult:
     failure = broker_pb2.SettleFailure(
-        first_offset=one.first_offset, count=one.count, error=error_to_proto(error)
+        first_offset=one.first_offset, count=one.count, error=to_proto(error)
     )
     return broker_pb2.SettleResult(failures=[failure])
 
 
 def _worth_another_try(result: broker_pb2.SettleResult) -> MomError | None:
     for failure in result.failures:
-        error = error_from_proto(failure.error)
+        error = from_proto(failure.error)
         if error.retriable:
             return error
     return None

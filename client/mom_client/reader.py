@@ -5,8 +5,8 @@ from __future__ import annotations
 from mom_client.calls import Caller
 from mom_client.results import Fetched, FetchedBatch
 from mom_client.routing import TopicRoute
-from mom_client.wire import error_from_proto
 from mom_core.topics import Start, StartKind
+from mom_process.wire_errors import from_proto
 from mom_proto.v1 import broker_pb2, types_pb2
 
 
@@ -46,7 +46,7 @@ class Reader:
 def _fetched(reply: bytes) -> Fetched:
     result = broker_pb2.FetchResponse.FromString(reply).results[0]
     if result.HasField("error"):
-        raise error_from_proto(result.error)
+        raise from_proto(result.error)
     return Fetched(
         [FetchedBatch(one.base_offset, one.append_time_ms, one.batch) for one in result.batches],
         result.start_offset,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from mom_client.face import duration_ms
 from mom_client.received import ReceivedMessage
 from mom_client.results import Published
-from mom_client.wire import error_from_proto
 from mom_core import limits
 from mom_core.errors import ErrorCode, InvalidArgumentError, MomError
 from mom_core.positions import Position, parse_position
+from mom_process.wire_errors import from_proto
 from mom_proto.v1 import broker_pb2
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Rescheduler:
 
         def parse(reply: bytes) -> list[MomError | None]:
             found = [
-                error_from_proto(one) if one.code else None
+                from_proto(one) if one.code else None
                 for one in broker_pb2.RescheduleResponse.FromString(reply).results
             ]
             for one in found:

@@ -7,10 +7,8 @@ is opened: an application that imports the client and then forks has started not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection
 from typing import TYPE_CHECKING, Any, Final
-
-from google.protobuf.message import DecodeError
 
 from mom_core import limits
 from mom_core.errors import (
@@ -21,12 +19,10 @@ from mom_core.errors import (
     UnavailableError,
     error_of,
 )
-from mom_proto.v1 import types_pb2
+from mom_process.wire_errors import code_of_bare_status, from_metadata
 
 if TYPE_CHECKING:
     import grpc
-
-ERROR_METADATA_KEY: Final = "mom-error-bin"
 
 # Connections held at a time; nodes that left the routing table are closed long before.
 CONNECTIONS_MAX: Final = 1_024
@@ -72,54 +68,14 @@ _HEALTH_SERVING: Final = b"\x08\x01"
 # What gRPC says in place of the peer's status when a stream ends just while something is sent.
 _STATUS_LOST: Final = "Internal error from Core"
 
-# What a bare status means when no Error came along: the transport itself failed, or a proxy spoke.
-_CODES_OF_BARE_STATUS: Final = {
-    "INVALID_ARGUMENT": ErrorCode.INVALID_ARGUMENT,
-    "UNAUTHENTICATED": ErrorCode.UNAUTHENTICATED,
-    "PERMISSION_DENIED": ErrorCode.FORBIDDEN,
-    "NOT_FOUND": ErrorCode.NOT_FOUND,
-    "UNIMPLEMENTED": ErrorCode.METHOD_NOT_ALLOWED,
-    "RESOURCE_EXHAUSTED": ErrorCode.OVERLOADED,
-    "DEADLINE_EXCEEDED": ErrorCode.TIMEOUT,
-    "UNAVAILABLE": ErrorCode.UNAVAILABLE,
-    "CANCELLED": ErrorCode.UNAVAILABLE,
-    "ABORTED": ErrorCode.UNAVAILABLE,
-}
-
-
-def error_from_proto(error: types_pb2.Error) -> MomError:
-    """The exception of an item's error."""
-    return error_of(
-        error.code,
-        error.message,
-        field=error.field or None,
-        retry_after_ms=error.retry_after_ms or None,
-        details=dict(error.details),
-    )
-
-
-def error_to_proto(error: MomError) -> types_pb2.Error:
-    """The wire form of an error."""
-    return types_pb2.Error(
-        code=error.code.value,
-        message=error.message,
-        field=error.field or "",
-        retry_after_ms=error.retry_after_ms or 0,
-        details=error.details,
-    )
-
 
 def error_from_rpc(error: grpc.aio.AioRpcError, address: str, method: str) -> MomError:
     """What the peer reported, or what the failed transport comes down to."""
-    metadata: Iterable[tuple[str, str | bytes]] = error.trailing_metadata() or ()
-    for key, value in metadata:
-        if key == ERROR_METADATA_KEY and isinstance(value, bytes):
-            try:
-                return error_from_proto(types_pb2.Error.FromString(value))
-            except DecodeError:
-                break
+    whole = from_metadata(error.trailing_metadata())
+    if whole is not None:
+        return whole
     status = error.code().name
-    code = _CODES_OF_BARE_STATUS.get(status, ErrorCode.INTERNAL)
+    code = code_of_bare_status(status)
     reason = error.details() or status.lower()
     if code is ErrorCode.TIMEOUT:
         reason = "no answer in time"

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 from mom_client.lease_streams import ArrivedLease
 from mom_client.received import ReceivedMessage, messages_of_lease
-from mom_client.wire import error_from_proto
 from mom_core.errors import MomError
 from mom_core.limits import LEASE_MS_DEFAULT
 from mom_core.ranges import RangeSet
+from mom_process.wire_errors import from_proto
 from mom_proto.v1 import broker_pb2
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ class QueueWorker:
         failed: set[HeldLease] = set()
         for (lease, _, _), result in zip(due, results, strict=True):
             for failure in result.failures:
-                if error_from_proto(failure.error).retriable:
+                if from_proto(failure.error).retriable:
                     failed.add(lease)
                 else:
                     self._lose(lease, failure.first_offset, failure.count)

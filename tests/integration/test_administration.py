@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -30,21 +29,10 @@ from mom_process.system import SystemClock, SystemRandom
 from mom_proto.v1 import broker_pb2
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
-    with BrokerProcess(2, tmp_path_factory.mktemp("broker")) as process:
-        yield process
-
-
 @pytest.fixture
 async def client(broker: BrokerProcess) -> AsyncIterator[mom_client.Client]:
     async with mom_client.connect(broker.addresses[0], refusal_timeout_ms=400) as client:
         yield client
-
-
-@pytest.fixture
-def name() -> str:
-    return f"q-{uuid.uuid4().hex[:8]}"
 
 
 async def until(condition, what: str, wait: float = 30):  # type: ignore[no-untyped-def]

@@ -6,8 +6,7 @@ import importlib.util
 import signal
 import subprocess
 import sys
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,23 +18,6 @@ from integration.dev_process import MOM, DevProcess, environment
 from polling import until
 
 Write = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
-    with BrokerProcess(2, tmp_path_factory.mktemp("broker")) as process:
-        yield process
-
-
-@pytest.fixture
-async def client(broker: BrokerProcess) -> AsyncIterator[mom_client.Client]:
-    async with mom_client.connect(broker.addresses[0]) as client:
-        yield client
-
-
-@pytest.fixture
-def name() -> str:
-    return f"p-{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture

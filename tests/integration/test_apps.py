@@ -7,8 +7,6 @@ import itertools
 import signal
 import threading
 import time
-import uuid
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
@@ -28,26 +26,9 @@ class Job(msgspec.Struct):
     number: int
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
-    with BrokerProcess(2, tmp_path_factory.mktemp("broker")) as process:
-        yield process
-
-
-@pytest.fixture
-async def client(broker: BrokerProcess) -> AsyncIterator[mom_client.Client]:
-    async with mom_client.connect(broker.addresses[0]) as client:
-        yield client
-
-
 @pytest.fixture
 def app(broker: BrokerProcess) -> MomApp:
     return MomApp(broker.addresses)
-
-
-@pytest.fixture
-def name() -> str:
-    return f"a-{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture

@@ -3,55 +3,16 @@ item of the call suffers. By REST, by the SDK, and by gRPC as it is."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import AsyncIterator, Iterator
-
 import grpc
 import httpx
 import msgspec
-import pytest
 
 import mom_client
 from integration.broker_process import BrokerProcess
 from mom_core.receipts import decode_receipt, encode_receipt
-from mom_gateway.app import Gateway
-from mom_gateway.settings import GatewaySettings
-from mom_process.addresses import Address
 from mom_proto.v1 import broker_pb2, broker_pb2_grpc
 
 FAR_OFFSET = (1 << 64) - 1
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[BrokerProcess]:
-    with BrokerProcess(nodes=2) as process:
-        yield process
-
-
-@pytest.fixture
-async def client(broker: BrokerProcess) -> AsyncIterator[mom_client.Client]:
-    async with mom_client.connect(broker.addresses[0]) as client:
-        yield client
-
-
-@pytest.fixture
-async def rest(broker: BrokerProcess) -> AsyncIterator[httpx.AsyncClient]:
-    settings = GatewaySettings(
-        listen=Address("127.0.0.1", 0),
-        nodes=tuple(broker.addresses),
-        auth_disabled=True,
-        drain_ms=0,
-    )
-    gateway = Gateway(settings)
-    await gateway.start()
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=60) as http:
-        yield http
-    await gateway.stop()
-
-
-@pytest.fixture
-def name() -> str:
-    return f"q-{uuid.uuid4().hex[:8]}"
 
 
 async def leased(

@@ -5,53 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import uuid
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
-import pytest
 
 import mom_client
 from integration.broker_process import BrokerProcess
 from mom_core.message import Message
-from mom_gateway.app import Gateway
-from mom_gateway.settings import GatewaySettings
-from mom_process.addresses import Address
 
 MOM = str(Path(sys.executable).parent / "mom")
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
-    with BrokerProcess(2, tmp_path_factory.mktemp("broker")) as process:
-        yield process
-
-
-@pytest.fixture
-async def client(broker: BrokerProcess) -> AsyncIterator[mom_client.Client]:
-    async with mom_client.connect(broker.addresses[0]) as client:
-        yield client
-
-
-@pytest.fixture
-async def rest(broker: BrokerProcess) -> AsyncIterator[httpx.AsyncClient]:
-    settings = GatewaySettings(
-        listen=Address("127.0.0.1", 0),
-        nodes=tuple(broker.addresses),
-        auth_disabled=True,
-        drain_ms=0,
-    )
-    gateway = Gateway(settings)
-    await gateway.start()
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=60) as client:
-        yield client
-    await gateway.stop()
-
-
-@pytest.fixture
-def name() -> str:
-    return f"d-{uuid.uuid4().hex[:8]}"
 
 
 async def test_over_partitions_a_second_one_meets_the_first(

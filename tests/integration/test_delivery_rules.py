@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,6 @@ from integration.broker_process import BrokerProcess
 from integration.running_test_broker import running_test_broker
 from mom_client.testing import TestBroker
 from mom_core.message import Message
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
-    with BrokerProcess(2, tmp_path_factory.mktemp("broker")) as process:
-        yield process
 
 
 @pytest.fixture(params=["processes", "in memory"])
@@ -54,11 +47,6 @@ def broker_now_ms(in_memory: TestBroker | None) -> Callable[[], int]:
     if in_memory is not None:
         return in_memory.clock.now_ms
     return lambda: time.time_ns() // 1_000_000
-
-
-@pytest.fixture
-def name() -> str:
-    return f"q-{uuid.uuid4().hex[:8]}"
 
 
 async def take(

@@ -6,7 +6,6 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -29,11 +28,6 @@ async def client(dev: DevProcess) -> AsyncIterator[mom_client.Client]:
     """A client that calls everything through the gateway."""
     async with mom_client.connect(dev.facts["rest_url"], direct=False) as client:
         yield client
-
-
-@pytest.fixture
-def name() -> str:
-    return f"t-{uuid.uuid4().hex[:8]}"
 
 
 def relayed(dev: DevProcess, method: str) -> int:

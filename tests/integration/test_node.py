@@ -22,7 +22,7 @@ from integration.node_cluster import (
     settle_request,
     values,
 )
-from mom_broker.rpc.errors import from_proto, from_rpc_error
+from mom_broker.rpc.errors import from_rpc_error
 from mom_broker.storage.memory import MemoryStore
 from mom_broker.storage.sqlite import SqliteStore
 from mom_core import topics
@@ -31,6 +31,7 @@ from mom_core.limits import MESSAGE_BYTES_MAX_DEFAULT
 from mom_core.names import PartitionId
 from mom_core.ports import TrimRule
 from mom_process.system import SystemClock
+from mom_process.wire_errors import from_proto
 from mom_proto.v1 import broker_pb2
 
 QUEUE = topics.TopicKind.QUEUE

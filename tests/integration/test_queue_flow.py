@@ -40,12 +40,6 @@ def broker() -> Iterator[BrokerProcess]:
 
 
 @pytest.fixture
-async def client(broker: BrokerProcess) -> AsyncIterator[mom_client.Client]:
-    async with mom_client.connect(broker.addresses[0]) as client:
-        yield client
-
-
-@pytest.fixture
 async def cluster() -> AsyncIterator[NodeCluster]:
     store = MemoryStore(SystemClock())
     await store.open()

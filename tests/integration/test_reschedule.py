@@ -6,8 +6,6 @@ import json
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -17,44 +15,9 @@ import mom_client
 from integration.broker_process import BrokerProcess
 from mom_core.errors import ErrorCode
 from mom_core.message import Message
-from mom_gateway.app import Gateway
-from mom_gateway.settings import GatewaySettings
-from mom_process.addresses import Address
 
 HOUR = 3_600
 MOM = str(Path(sys.executable).parent / "mom")
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[BrokerProcess]:
-    with BrokerProcess(2) as process:
-        yield process
-
-
-@pytest.fixture
-async def client(broker: BrokerProcess) -> AsyncIterator[mom_client.Client]:
-    async with mom_client.connect(broker.addresses[0]) as client:
-        yield client
-
-
-@pytest.fixture
-async def rest(broker: BrokerProcess) -> AsyncIterator[httpx.AsyncClient]:
-    settings = GatewaySettings(
-        listen=Address("127.0.0.1", 0),
-        nodes=tuple(broker.addresses),
-        auth_disabled=True,
-        drain_ms=0,
-    )
-    gateway = Gateway(settings)
-    await gateway.start()
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=60) as client:
-        yield client
-    await gateway.stop()
-
-
-@pytest.fixture
-def name() -> str:
-    return f"r-{uuid.uuid4().hex[:8]}"
 
 
 async def test_each_message_has_its_own_result(client: mom_client.Client, name: str) -> None:

@@ -21,12 +21,10 @@ import msgspec
 import pytest
 from broker_process import BrokerProcess
 
-from mom_gateway.app import Gateway, entries
+from mom_gateway.app import entries
 from mom_gateway.openapi import kinds_of
 from mom_gateway.operations import Operation
 from mom_gateway.routes.messages import EXAMPLE_RECEIPT
-from mom_gateway.settings import GatewaySettings
-from mom_process.addresses import Address
 
 TIMEOUT_SECONDS = 60
 TEXT = {"content-type": "text/plain"}
@@ -37,21 +35,6 @@ NDJSON = {"content-type": "application/x-ndjson"}
 def broker() -> Iterator[BrokerProcess]:
     with BrokerProcess(nodes=3) as process:
         yield process
-
-
-@pytest.fixture
-async def rest(broker: BrokerProcess) -> AsyncIterator[httpx.AsyncClient]:
-    settings = GatewaySettings(
-        listen=Address("127.0.0.1", 0),
-        nodes=tuple(broker.addresses),
-        auth_disabled=True,
-        drain_ms=0,
-    )
-    gateway = Gateway(settings)
-    await gateway.start()
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=TIMEOUT_SECONDS) as client:
-        yield client
-    await gateway.stop()
 
 
 async def ok(

@@ -8,8 +8,7 @@ import socket
 import threading
 import time
 import tracemalloc
-import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from itertools import chain
 
 import pytest
@@ -26,17 +25,6 @@ from mom_core.message import Message
 def broker() -> Iterator[BrokerProcess]:
     with BrokerProcess(2) as process:
         yield process
-
-
-@pytest.fixture
-async def client(broker: BrokerProcess) -> AsyncIterator[mom_client.Client]:
-    async with mom_client.connect(broker.addresses[0]) as client:
-        yield client
-
-
-@pytest.fixture
-def name() -> str:
-    return f"t-{uuid.uuid4().hex[:8]}"
 
 
 # Publishing and reading.

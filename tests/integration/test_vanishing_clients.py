@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import uuid
 from collections.abc import AsyncIterator
 
 import grpc
@@ -35,11 +34,6 @@ LEASED = 5
 async def client(cluster: StoredCluster) -> AsyncIterator[mom_client.Client]:
     async with mom_client.connect(cluster.addresses) as connected:
         yield connected
-
-
-@pytest.fixture
-def name() -> str:
-    return f"v-{uuid.uuid4().hex[:8]}"
 
 
 async def nothing_held(cluster: StoredCluster) -> None:

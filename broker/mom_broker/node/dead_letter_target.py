@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from mom_broker.node.log_service import LogService
 from mom_broker.rpc.auth import CLUSTER_IDENTITY
-from mom_broker.rpc.errors import from_proto
 from mom_broker.storage.catalog_view import CatalogView
 from mom_core.errors import MomError
 from mom_core.names import PartitionId
 from mom_core.topics import TopicConfig, fair_header
+from mom_process.wire_errors import from_proto
 from mom_proto.v1 import broker_pb2, types_pb2
 
 

@@ -11,12 +11,12 @@ from mom_broker.node.ownership import OwnedPartition
 from mom_broker.node.partition import Landed, Partition
 from mom_broker.node.placed import Placed, PlacedPartitions, Remote
 from mom_broker.node.signal import WaitingRoom
-from mom_broker.rpc.errors import to_proto
 from mom_broker.rpc.messages import DURABILITIES
 from mom_core.access import Action, Identity
 from mom_core.errors import InvalidArgumentError, MomError, OffsetError
 from mom_core.limits import FETCH_BYTES_DEFAULT, FETCH_BYTES_MAX, WAIT_MS_MAX
 from mom_core.ports import StoredBatch
+from mom_process.wire_errors import to_proto
 from mom_proto.v1 import broker_pb2, types_pb2
 
 # Credit that a subscriber may have given in advance.

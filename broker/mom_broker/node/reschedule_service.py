@@ -8,13 +8,13 @@ from typing import Final
 
 from mom_broker.node.ownership import OwnedPartition
 from mom_broker.node.placed import PlacedPartitions, Remote
-from mom_broker.rpc.errors import to_proto
 from mom_core.access import Action, Identity
 from mom_core.delivery import WaitingResult, Wanted
 from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, NotFoundError, error_of
 from mom_core.limits import RESCHEDULE_MESSAGES_MAX, TIMESTAMP_MS_MAX
 from mom_core.positions import Position
 from mom_core.topics import SubscriptionMode
+from mom_process.wire_errors import to_proto
 from mom_proto.v1 import broker_pb2, types_pb2
 
 _REFUSALS: Final = {

@@ -13,7 +13,6 @@ from mom_broker.node.ownership import OwnedPartition
 from mom_broker.node.placed import PlacedPartitions, Remote
 from mom_broker.node.queue import LeasedSlice, QueueReader
 from mom_broker.node.signal import WaitingRoom
-from mom_broker.rpc.errors import to_proto
 from mom_broker.rpc.messages import MODES
 from mom_core import batch as codec
 from mom_core.access import Action, Identity
@@ -46,6 +45,7 @@ from mom_core.topics import (
     TopicConfig,
     parse_start,
 )
+from mom_process.wire_errors import to_proto
 from mom_proto.v1 import broker_pb2, types_pb2
 
 ACTIONS: Final = {
