@@ -27,21 +27,13 @@ from mom_operator.admin import Admin
 from mom_operator.topics import Backlog, with_backlogs
 from mom_process.system import SystemClock, SystemRandom
 from mom_proto.v1 import broker_pb2
+from polling import until
 
 
 @pytest.fixture
 async def client(broker: BrokerProcess) -> AsyncIterator[mom_client.Client]:
     async with mom_client.connect(broker.addresses[0], refusal_timeout_ms=400) as client:
         yield client
-
-
-async def until(condition, what: str, wait: float = 30):  # type: ignore[no-untyped-def]
-    """Wait until an async condition gives something, and return that."""
-    deadline = time.monotonic() + wait
-    while not (found := await condition()):
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.02)
-    return found
 
 
 async def counts_of(client: mom_client.Client, queue: str) -> broker_pb2.SubscriptionDescription:
