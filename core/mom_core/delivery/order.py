@@ -18,6 +18,8 @@ from mom_core.delivery.policy import Ordering
 PRIORITIES: Final = 10
 # Of so many messages one is the oldest of all, whatever its priority: a low one is never starved.
 OLDEST_EVERY: Final = 10
+# Entries that left and may stay in a heap beside as many again as wait: small queues sort nothing.
+OLDEST_STALE_MAX: Final = 1_000
 
 
 class Order(Protocol):
@@ -28,6 +30,9 @@ class Order(Protocol):
 
     def next(self, now_ms: int) -> tuple[Entry, int] | None:
         """The entry to lease from, and how many of it at the most; None: nothing is ready."""
+
+    def oldest(self, now_ms: int) -> int | None:
+        """The lowest offset whose time has come, whether or not its group has to wait."""
 
     def took(self, entry: Entry, count: int) -> None:
         """The caller decided to lease ``count`` from the front of what :meth:`next` gave."""
@@ -53,6 +58,39 @@ def make_order(ordering: Ordering, waiting: Mapping[int, Entry]) -> Order:
             return FairOrder(waiting)
 
 
+class OldestReady:
+    """Where ready entries begin, for orders that have a heap for each group.
+
+    What left lies in the heap until it comes to the top, or until it is most of the heap.
+    """
+
+    def __init__(self, waiting: Mapping[int, Entry]) -> None:
+        self._waiting = waiting
+        self._firsts: list[int] = []
+
+    def __len__(self) -> int:
+        """Places held, those of entries that left included."""
+        return len(self._firsts)
+
+    def add(self, first: int) -> None:
+        """An entry is ready that begins there."""
+        heapq.heappush(self._firsts, first)
+        if len(self._firsts) > 2 * len(self._waiting) + OLDEST_STALE_MAX:
+            # Each of these steps pays for as many additions, so an addition stays cheap.
+            self._firsts = [one for one in set(self._firsts) if one in self._waiting]
+            heapq.heapify(self._firsts)
+
+    def lowest(self, now_ms: int) -> int | None:
+        """The lowest that is ready still."""
+        firsts = self._firsts
+        while firsts:
+            entry = self._waiting.get(firsts[0])
+            if entry is not None and entry.available_at_ms <= now_ms:
+                return firsts[0]
+            heapq.heappop(firsts)
+        return None
+
+
 class PriorityOrder:
     """The highest priority first, the oldest among equals; every tenth is the oldest of all."""
 
@@ -74,11 +112,7 @@ class PriorityOrder:
             # One level at the most, as in every queue that has no priorities.
             top = self._top(used.bit_length() - 1, now_ms) if used else None
             return None if top is None else (top, top.count)
-        tops = [
-            top
-            for level in range(used.bit_length() - 1, -1, -1)
-            if used >> level & 1 and (top := self._top(level, now_ms)) is not None
-        ]
+        tops = self._tops(now_ms)
         if not tops:
             return None
         if len(tops) == 1:
@@ -87,6 +121,18 @@ class PriorityOrder:
         if left > 0:
             return tops[0], min(tops[0].count, left)
         return min(tops, key=lambda one: one.first), 1
+
+    def oldest(self, now_ms: int) -> int | None:
+        return min((one.first for one in self._tops(now_ms)), default=None)
+
+    def _tops(self, now_ms: int) -> list[Entry]:
+        """The first entry of each level that has one, the highest level first."""
+        used = self._used
+        return [
+            top
+            for level in range(used.bit_length() - 1, -1, -1)
+            if used >> level & 1 and (top := self._top(level, now_ms)) is not None
+        ]
 
     def _top(self, level: int, now_ms: int) -> Entry | None:
         heap = self._levels[level]
@@ -129,8 +175,11 @@ class FifoOrder:
         self._groups: dict[int, _Group] = {}
         self._heads: list[tuple[int, int]] = []
         """Where a group that may be free begins, and the group."""
+        self._ready = OldestReady(waiting)
 
     def add(self, entry: Entry, now_ms: int) -> None:
+        if entry.available_at_ms <= now_ms:
+            self._ready.add(entry.first)
         if not entry.group:  # Without a key there is no order to keep.
             if entry.available_at_ms <= now_ms:
                 heapq.heappush(self._heads, (entry.first, 0))
@@ -172,6 +221,9 @@ class FifoOrder:
                 return group.heap[0]
             heapq.heappop(group.heap)
 
+    def oldest(self, now_ms: int) -> int | None:
+        return self._ready.lowest(now_ms)
+
     def took(self, entry: Entry, count: int) -> None:
         """Holding it is enough."""
 
@@ -198,10 +250,12 @@ class FairOrder:
         self._waiting = waiting
         self._groups: dict[int, list[int]] = {}
         self._turns: deque[int] = deque()
+        self._ready = OldestReady(waiting)
 
     def add(self, entry: Entry, now_ms: int) -> None:
         if entry.available_at_ms > now_ms:
             return
+        self._ready.add(entry.first)
         heap = self._groups.get(entry.group)
         if heap is None:
             heap = self._groups[entry.group] = []
@@ -220,6 +274,9 @@ class FairOrder:
             del self._groups[group]
             self._turns.popleft()
         return None
+
+    def oldest(self, now_ms: int) -> int | None:
+        return self._ready.lowest(now_ms)
 
     def took(self, entry: Entry, count: int) -> None:
         self._turns.rotate(-1)

@@ -183,9 +183,7 @@ class Delivery:
     def oldest_ready(self, now_ms: int) -> int | None:
         """The lowest offset whose time has come and that nobody has."""
         self._wake_delayed(now_ms)
-        if not self._delayed:
-            return min(self._waiting, default=None)
-        return min((one for one in self._waiting if one not in self._delayed), default=None)
+        return self._order.oldest(self._now_ms)
 
     @property
     def leased_count(self) -> int:
@@ -199,7 +197,7 @@ class Delivery:
     def has_ready(self, now_ms: int) -> bool:
         """Whether a lease now would get something."""
         self._wake_delayed(now_ms)
-        return not self.policy.paused and self._order.next(now_ms) is not None
+        return not self.policy.paused and self._order.next(self._now_ms) is not None
 
     def next_event_ms(self) -> int | None:
         """The earliest time at which time alone changes something, None if there is none."""
@@ -374,7 +372,7 @@ class Delivery:
         deadline_ms = now_ms + lease_ms
         ranges: list[LeasedRange] = []
         left = min(messages_max, room)
-        while left > 0 and (found := self._order.next(now_ms)) is not None:
+        while left > 0 and (found := self._order.next(self._now_ms)) is not None:
             entry, most = found
             if entry.alone:
                 if ranges:
@@ -1007,6 +1005,7 @@ class Delivery:
     # Inside: heaps, whose entries may be stale since nothing is removed from their middle.
 
     def _wake_delayed(self, now_ms: int) -> None:
+        # A clock may be set back. Orders drop what is not ready, so what was once ready stays so.
         self._now_ms = max(self._now_ms, now_ms)
         while self._delays and self._delays[0][0] <= self._now_ms:
             available_at_ms, first = heapq.heappop(self._delays)

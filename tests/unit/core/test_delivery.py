@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import msgspec
@@ -25,6 +26,8 @@ from mom_core.delivery import (
     encode_changes,
     runs_of_batch,
 )
+from mom_core.delivery.entries import Entry
+from mom_core.delivery.order import OLDEST_STALE_MAX, OldestReady
 from mom_core.errors import ErrorCode, OverloadedError
 from mom_core.message import Message
 from mom_core.partitioner import murmur2
@@ -599,6 +602,66 @@ def test_a_low_priority_is_never_starved() -> None:
     state = Delivery(0)
     state.arrive([Run(0, 1, priority=0), Run(1, 1_000, priority=9)], 0)
     assert lease_all(state, 20).index(0) < 10
+
+
+@pytest.mark.parametrize("ordering", Ordering)
+def test_a_clock_that_is_set_back_hides_no_message(ordering: Ordering) -> None:
+    state = Delivery(0, Policy(ordering=ordering))
+    state.arrive([Run(0, 1, deliver_at_ms=1_000)], 0)
+    assert state.has_ready(1_000)
+    assert state.has_ready(900)
+    assert state.oldest_ready(900) == 0
+    assert state.lease(1, messages_max=1, lease_ms=100, now_ms=900) is not None
+
+
+def _ready_by_definition(state: Delivery, now_ms: int) -> int | None:
+    ready = (one.first for one in state.outstanding(0, now_ms, 1 << 40) if one.state == "ready")
+    return min(ready, default=None)
+
+
+def _unlike(count: int) -> list[Run]:
+    """Messages none of which joins its neighbour, every third of them delayed."""
+    return [
+        Run(at, at + 1, deliver_at_ms=0 if at % 3 else 10_000, priority=at % 10, group=at % 7)
+        for at in range(count)
+    ]
+
+
+@pytest.mark.parametrize("ordering", Ordering)
+def test_the_oldest_ready_one_is_told_while_messages_go_and_come_back(ordering: Ordering) -> None:
+    state = Delivery(0, Policy(ordering=ordering))
+    state.arrive(_unlike(1_000), 0)
+    for now_ms in range(1, 400):
+        leased = state.lease(now_ms, messages_max=5, lease_ms=300, now_ms=now_ms)
+        if leased is not None:
+            one = leased.ranges[0]
+            action = SettleAction.RELEASE if now_ms % 2 else SettleAction.ACK
+            state.settle(action, now_ms, one.first, one.end, now_ms=now_ms)
+        assert state.oldest_ready(now_ms) == _ready_by_definition(state, now_ms)
+    assert state.oldest_ready(20_000) == _ready_by_definition(state, 20_000)
+
+
+@pytest.mark.parametrize("ordering", Ordering)
+def test_the_oldest_ready_one_costs_the_same_however_many_wait(ordering: Ordering) -> None:
+    state = Delivery(0, Policy(ordering=ordering))
+    state.arrive(_unlike(200_000), 0)
+    began = time.process_time()
+    for _ in range(1_000):
+        assert state.oldest_ready(1) == 1
+    # Going through all that waits takes some 10 ms each time: a hundred times this.
+    assert time.process_time() - began < 0.1
+
+
+def test_what_left_takes_no_room_among_the_ready_ones() -> None:
+    waiting: dict[int, Entry] = {}
+    ready = OldestReady(waiting)
+    for first in range(100_000):
+        waiting[first] = Entry(first, first + 1)
+        ready.add(first)
+        if first >= 10:
+            del waiting[first - 5]
+    assert ready.lowest(0) == min(waiting)
+    assert len(ready) <= 2 * len(waiting) + OLDEST_STALE_MAX + 1
 
 
 def test_a_noisy_group_delays_no_other() -> None:
