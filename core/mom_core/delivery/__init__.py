@@ -33,15 +33,10 @@ from mom_core.delivery.changes import (
     decode_changes,
     encode_changes,
 )
+from mom_core.delivery.dying import DeadAddress, DeadMessage
 from mom_core.delivery.policy import Backoff, Ordering, Policy
-from mom_core.delivery.state import (
-    DeadAddress,
-    DeadMessage,
-    Delivery,
-    DeliveryCounts,
-    Outstanding,
-)
-from mom_core.delivery.waiting import WaitingResult, Wanted
+from mom_core.delivery.rescheduling import WaitingResult, Wanted
+from mom_core.delivery.state import Delivery, DeliveryCounts, Outstanding
 
 __all__ = [
     "Backoff",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import Final, NamedTuple
 
 import msgspec
@@ -32,11 +29,13 @@ from mom_core.delivery.changes import (
     SettleOutcome,
     Skipped,
 )
+from mom_core.delivery.dying import DeadAddress, DeadEntry, DeadMessage, Dying
 from mom_core.delivery.entries import Entry
+from mom_core.delivery.leases import Held, Leases
 from mom_core.delivery.leaving import Gone, GoneRange, LeavingBatch, Redrives
-from mom_core.delivery.order import make_order
 from mom_core.delivery.policy import Policy
-from mom_core.delivery.waiting import WaitingResult, Wanted
+from mom_core.delivery.rescheduling import WaitingResult, Wanted
+from mom_core.delivery.waiting import Waiting
 from mom_core.errors import ErrorCode, OverloadedError
 from mom_core.limits import LEASED_MESSAGES_MAX, PURGE_ENTRIES_MAX
 from mom_core.ranges import RangeSet
@@ -67,53 +66,15 @@ class Outstanding(NamedTuple):
     """When a delayed one can be leased, or a lease ends; else 0."""
 
 
-class DeadMessage(NamedTuple):
-    """A message on its way to the dead letters."""
-
-    number: int
-    """Its place among all that this subscription sent there from this partition."""
-    offset: int
-    reason: DeadReason
-    deliveries: int
-    first_leased_ms: int
-    """0: it was never leased."""
-    died_ms: int
-
-
-class DeadAddress(msgspec.Struct, array_like=True, frozen=True):
-    """Where dead messages go."""
-
-    topic_id: str = ""
-    """Empty: nowhere yet."""
-    base: int = 0
-    """The number of the first that was to go there."""
-    next_number: int = 0
-    """The number after the last that landed there."""
-
-
-class _Held(msgspec.Struct, array_like=True):
-    """A part of a lease."""
-
-    entry: Entry
-    deadline_ms: int
-
-
-class _Dead(msgspec.Struct, array_like=True):
-    entry: Entry
-    number: int
-    reason: DeadReason
-    at_ms: int
-
-
 class _Snapshot(msgspec.Struct, array_like=True, frozen=True):
     version: int
     floor: int
     arrived: int
     """From here on the log has to be read again, for what is still just as it came."""
     settled: list[tuple[int, int]]
-    leases: list[tuple[int, list[_Held]]]
+    leases: list[tuple[int, list[Held]]]
     waiting: list[Entry]
-    dead: list[_Dead]
+    dead: list[DeadEntry]
     next_number: int
     dead_address: DeadAddress
     redrives: Redrives | None = None
@@ -143,38 +104,26 @@ class Delivery:
         """Whose bodies are kept apart."""
         self._known = RangeSet()
         """What a snapshot brought that lies above :attr:`arrived`."""
-        self._waiting: dict[int, Entry] = {}
-        self._order = make_order(policy.ordering, self._waiting)
-        self._newest: Entry | None = None
-        self._delayed: set[int] = set()
-        self._delays: list[tuple[int, int]] = []
-        self._expiries: list[tuple[int, int]] = []
-        self._leases: dict[int, list[_Held]] = {}
-        self._deadlines: list[tuple[int, int]] = []
-        self.dead_address = DeadAddress()
-        self._dead: list[_Dead] = []
-        self._next_number = 0
+        self._waiting = Waiting(policy.ordering)
+        self._leases = Leases(self._waiting.order)
+        self._dying = Dying()
         self._redrives = Redrives()
         self._gone = Gone([])
-        self._now_ms = 0
-        self._waiting_count = 0
-        self._delayed_count = 0
-        self._leased_count = 0
 
     # What stands.
 
     def counts(self, now_ms: int) -> DeliveryCounts:
         """Messages by state at ``now_ms``."""
-        self._wake_delayed(now_ms)
-        dead = sum(one.entry.count for one in self._dead)
-        ready = self._waiting_count - self._delayed_count
-        leased = self._leased_count + self._redrives.count
-        return DeliveryCounts(ready, self._delayed_count, leased, dead)
+        waiting = self._waiting
+        waiting.wake(now_ms)
+        ready = waiting.count - waiting.delayed_count
+        leased = self._leases.count + self._redrives.count
+        return DeliveryCounts(ready, waiting.delayed_count, leased, self._dying.count)
 
     @property
     def backlog(self) -> int:
         """Messages that wait, or that somebody has."""
-        return self._waiting_count + self._leased_count + self._redrives.count
+        return self._waiting.count + self._leases.count + self._redrives.count
 
     def oldest_unsettled(self) -> int | None:
         """The lowest offset that is not settled."""
@@ -182,30 +131,28 @@ class Delivery:
 
     def oldest_ready(self, now_ms: int) -> int | None:
         """The lowest offset whose time has come and that nobody has."""
-        self._wake_delayed(now_ms)
-        return self._order.oldest(self._now_ms)
+        self._waiting.wake(now_ms)
+        return self._waiting.oldest_ready()
 
     @property
     def leased_count(self) -> int:
         """Messages under lease, those included whose lease has just run out."""
-        return self._leased_count
+        return self._leases.count
 
     def ready_at_most(self) -> int:
         """A quick upper bound of what could be leased, delayed messages included."""
-        return self._waiting_count
+        return self._waiting.count
 
     def has_ready(self, now_ms: int) -> bool:
         """Whether a lease now would get something."""
-        self._wake_delayed(now_ms)
-        return not self.policy.paused and self._order.next(self._now_ms) is not None
+        self._waiting.wake(now_ms)
+        return not self.policy.paused and self._waiting.next() is not None
 
     def next_event_ms(self) -> int | None:
         """The earliest time at which time alone changes something, None if there is none."""
-        self._drop_stale_deadlines()
-        self._drop_stale_delays()
-        self._drop_stale_expiries()
-        heaps = (self._deadlines, self._delays, self._expiries)
-        return min((heap[0][0] for heap in heaps if heap), default=None)
+        deadline = self._leases.next_deadline()
+        times_ms = self._waiting.next_times_ms()
+        return min(times_ms if deadline is None else [*times_ms, deadline[0]], default=None)
 
     def log_floor(self) -> int:
         """Nothing below is needed of the log: it is settled, or its bodies are kept apart."""
@@ -229,34 +176,28 @@ class Delivery:
 
     def held_back(self, below: int, now_ms: int) -> list[tuple[int, int]]:
         """As :meth:`pinning`, but only what can't be had now: delayed, leased, dying or leaving."""
-        self._wake_delayed(now_ms)
-        later = (self._waiting[first] for first in self._delayed if first < below)
-        leased = (held.entry for parts in self._leases.values() for held in parts)
-        dead = (one.entry for one in self._dead)
+        self._waiting.wake(now_ms)
+        later = self._waiting.delayed()
+        dying, leaving = self._dying.entries(), self._leaving_entries()
         return sorted(
             (entry.first, min(entry.end, below))
-            for entry in (*later, *leased, *dead, *self._leaving_entries())
+            for entry in (*later, *self._leases.entries(), *dying, *leaving)
             if not entry.carried and entry.first < below
         )
 
     @property
     def has_dead(self) -> bool:
         """Whether anything is on its way to the dead letters."""
-        return bool(self._dead)
+        return len(self._dying) > 0
 
     def dead(self) -> Iterator[DeadMessage]:
         """What is on its way to the dead letters, in the order of its numbers."""
-        for one in self._dead:
-            entry = one.entry
-            for place, offset in enumerate(range(entry.first, entry.end)):
-                yield DeadMessage(
-                    one.number + place,
-                    offset,
-                    one.reason,
-                    entry.deliveries,
-                    entry.first_leased_ms,
-                    one.at_ms,
-                )
+        return self._dying.messages()
+
+    @property
+    def dead_address(self) -> DeadAddress:
+        """Where they go."""
+        return self._dying.address
 
     def outstanding(self, offset: int, now_ms: int, messages_max: int) -> list[Outstanding]:
         """What is not settled from ``offset`` on, in order and up to ``messages_max``."""
@@ -270,26 +211,22 @@ class Delivery:
         return shown
 
     def _shown_entries(self, now_ms: int) -> Iterator[Outstanding]:
-        for parts in self._leases.values():
-            for held in parts:
-                entry = held.entry
-                yield Outstanding(
-                    entry.first, entry.end, "leased", entry.deliveries, held.deadline_ms
-                )
-        for entry in self._waiting.values():
+        for held in self._leases.held():
+            entry = held.entry
+            yield Outstanding(entry.first, entry.end, "leased", entry.deliveries, held.deadline_ms)
+        for entry in self._waiting:
             later = entry.available_at_ms > now_ms
             state, until_ms = ("delayed", entry.available_at_ms) if later else ("ready", 0)
             yield Outstanding(entry.first, entry.end, state, entry.deliveries, until_ms)
-        for one in self._dead:
-            yield Outstanding(one.entry.first, one.entry.end, "dead", one.entry.deliveries, 0)
+        for entry in self._dying.entries():
+            yield Outstanding(entry.first, entry.end, "dead", entry.deliveries, 0)
         for entry in self._leaving_entries():
             yield Outstanding(entry.first, entry.end, "leaving", entry.deliveries, 0)
 
     def _entries(self) -> Iterator[Entry]:
-        yield from self._waiting.values()
-        for parts in self._leases.values():
-            yield from (held.entry for held in parts)
-        yield from (one.entry for one in self._dead)
+        yield from self._waiting
+        yield from self._leases.entries()
+        yield from self._dying.entries()
         yield from self._leaving_entries()
 
     def _leaving_entries(self) -> list[Entry]:
@@ -303,7 +240,7 @@ class Delivery:
         What is known already, after a restart, and what was skipped is passed over. Offsets between
         two runs hold nothing.
         """
-        self._wake_delayed(now_ms)
+        self._waiting.wake(now_ms)
         # Nearly always nothing is known from there on, and asking for each run would cost most.
         all_new = not len(self._known) and self._settled.end <= self.arrived
         for run in runs:
@@ -315,7 +252,7 @@ class Delivery:
             else:
                 if self.arrived < first:
                     self._settle(self.arrived, first)
-                self._arrive(run, first, run.end)
+                self._waiting.arrive(run, first, run.end)
             self.arrived = max(self.arrived, run.end)
 
     def _arrive_between(self, run: Run, first: int) -> None:
@@ -323,7 +260,7 @@ class Delivery:
         for low, high in self._unknown(self.arrived, first):
             self._settle(low, high)
         for low, high in self._unknown(first, run.end):
-            self._arrive(run, low, high)
+            self._waiting.arrive(run, low, high)
         self._known.remove_below(run.end)
 
     def _unknown(self, first: int, end: int) -> list[tuple[int, int]]:
@@ -335,19 +272,6 @@ class Delivery:
             for low, high, known in self._known.split(begin, stop)
             if not known
         ]
-
-    def _arrive(self, run: Run, first: int, end: int) -> None:
-        newest = self._newest
-        if newest is None or newest.end != first or not _is_alike(newest, run):
-            self._newest = entry = Entry(
-                first, end, 0, run.deliver_at_ms, run.expires_at_ms, run.priority, run.group
-            )
-            self._wait(entry)
-            return
-        self._waiting_count += end - first
-        if newest.first in self._delayed:
-            self._delayed_count += end - first
-        newest.end = end
 
     # What happens.
 
@@ -361,18 +285,18 @@ class Delivery:
         """
         if self.policy.paused:
             return None
-        room = LEASED_MESSAGES_MAX - self._leased_count
+        room = LEASED_MESSAGES_MAX - self._leases.count
         if room <= 0:
             raise OverloadedError(
-                f"{self._leased_count} messages are under lease on this partition, the most there "
+                f"{self._leases.count} messages are under lease on this partition, the most there "
                 "may be; ack some first",
                 retry_after_ms=1_000,
             )
-        self._wake_delayed(now_ms)
+        self._waiting.wake(now_ms)
         deadline_ms = now_ms + lease_ms
         ranges: list[LeasedRange] = []
         left = min(messages_max, room)
-        while left > 0 and (found := self._order.next(self._now_ms)) is not None:
+        while left > 0 and (found := self._waiting.next()) is not None:
             entry, most = found
             if entry.alone:
                 if ranges:
@@ -380,7 +304,7 @@ class Delivery:
                 left = 1
             count = min(most, left, entry.count)
             left -= count
-            self._order.took(entry, count)
+            self._waiting.order.took(entry, count)
             one = LeasedRange(entry.first, entry.first + count, entry.deliveries + 1)
             self._lease(lease_id, deadline_ms, now_ms, one)
             _join(ranges, one)
@@ -406,7 +330,7 @@ class Delivery:
         """
         outcomes: list[SettleOutcome] = []
         changes: list[Change] = []
-        for entry, low, high in self._held_pieces(lease_id, first, end, now_ms):
+        for entry, low, high in self._leases.pieces(lease_id, first, end, now_ms):
             if entry is None:
                 outcomes.extend(self._refusals(low, high))
                 continue
@@ -421,18 +345,13 @@ class Delivery:
 
         So the next event lies ahead.
         """
-        self._wake_delayed(now_ms)
+        self._waiting.wake(now_ms)
         changes: list[Change] = []
-        while True:
-            self._drop_stale_deadlines()
-            if not self._deadlines or self._deadlines[0][0] > now_ms:
-                break
-            self._end_lease(self._deadlines[0][1], now_ms, changes)
-        while True:
-            self._drop_stale_expiries()
-            if not self._expiries or self._expiries[0][0] > now_ms:
-                return changes
-            self._make(self._lapse(self._waiting[self._expiries[0][1]], now_ms), changes)
+        while (due := self._leases.next_deadline()) is not None and due[0] <= now_ms:
+            self._end_lease(due[1], now_ms, changes)
+        while (over := self._waiting.expired(now_ms)) is not None:
+            self._make(self._lapse(over, now_ms), changes)
+        return changes
 
     def skip(self, first: int, end: int) -> list[Change]:
         """Count [first, end) as settled whatever their state, since they are no more."""
@@ -459,10 +378,9 @@ class Delivery:
         return ranges
 
     def _purgeable_spans(self, leased: bool) -> list[tuple[int, int]]:
-        spans = [(one.first, one.end) for one in self._waiting.values()]
+        spans = list(self._waiting.spans())
         if leased:
-            parts = (held.entry for lease in self._leases.values() for held in lease)
-            spans += [(one.first, one.end) for one in parts]
+            spans += [(one.first, one.end) for one in self._leases.entries()]
         return sorted(spans)
 
     def purge(self, first: int, end: int, *, leased: bool) -> tuple[int, list[Change]]:
@@ -474,10 +392,7 @@ class Delivery:
         return before - self.backlog, changes
 
     def _purgeable_within(self, first: int, end: int, leased: bool) -> list[tuple[int, int]]:
-        at = first
-        while at < end and (entry := self._waiting.get(at)) is not None:
-            at = entry.end
-        if at >= end:
+        if self._waiting.is_whole(first, end):
             return [(first, end)]
         return RangeSet(self._purgeable_spans(leased)).within(first, end)
 
@@ -498,8 +413,8 @@ class Delivery:
         wanted = RangeSet((offset, offset + 1) for offset in offsets)
         ranges = tuple(
             (low, high)
-            for entry in sorted(self._waiting.values(), key=lambda one: one.first)
-            for low, high, inside in wanted.split(entry.first, entry.end)
+            for first, end in sorted(self._waiting.spans())
+            for low, high, inside in wanted.split(first, end)
             if inside
         )
         return self._made(Leaving(operation_id, lane, ranges)) if ranges else []
@@ -517,17 +432,18 @@ class Delivery:
         """
         results: dict[int, WaitingResult] = {}
         changes: list[Change] = []
+        waiting = self._waiting
         known_end = self.arrived  # Cancelling what comes before it may raise it.
-        begins = self._begins_of(sorted({one.offset for one in wanted}))
+        begins = self._waiting.begins_of(sorted({one.offset for one in wanted}))
         cut_at: dict[int, int] = {}
         order = sorted(range(len(wanted)), key=lambda place: wanted[place].offset)
         for place in order:
             one = wanted[place]
             begin = begins.get(one.offset)
             # What was cut out before has left the rest of its entry to begin behind it.
-            entry = self._waiting.get(one.offset)
+            entry = waiting.entries.get(one.offset)
             if entry is None and begin is not None:
-                entry = self._waiting.get(cut_at.get(begin, begin))
+                entry = waiting.entries.get(cut_at.get(begin, begin))
             if entry is None or not entry.first <= one.offset < entry.end:
                 results[place] = (
                     self._why_not_waiting(one.offset)
@@ -539,36 +455,24 @@ class Delivery:
             if change is None:
                 results[place] = WaitingResult.EXPIRES
                 continue
-            self._change_waiting(change, self._cut_waiting(entry, change.first, change.end))
+            self._change_waiting(change, waiting.cut(entry, change.first, change.end))
             cut_at[one.offset if begin is None else begin] = change.end
             changes.append(change)
             results[place] = WaitingResult.DONE
         return [results[place] for place in range(len(wanted))], changes
 
-    def _begins_of(self, offsets: Sequence[int]) -> dict[int, int]:
-        """Where the waiting entries begin that hold these ascending offsets, in one pass."""
-        begins = {offset: offset for offset in offsets if offset in self._waiting}
-        if len(begins) < len(offsets):
-            for entry in self._waiting.values():
-                place = bisect_left(offsets, entry.first)
-                while place < len(offsets) and offsets[place] < entry.end:
-                    begins[offsets[place]] = entry.first
-                    place += 1
-        return begins
-
     def _why_not_waiting(self, offset: int) -> WaitingResult:
         """A redrive has it as a worker would, so that counts as leased."""
         if offset < self.floor or offset in self._settled:
             return WaitingResult.SETTLED
-        dying = any(one.entry.first <= offset < one.entry.end for one in self._dead)
-        return WaitingResult.DEAD if dying else WaitingResult.LEASED
+        return WaitingResult.DEAD if offset in self._dying else WaitingResult.LEASED
 
     def _change_waiting(self, change: Moved | Cancelled, entry: Entry) -> None:
         if isinstance(change, Cancelled):
             self._done_with(entry)
             return
         entry.available_at_ms, entry.moved = change.available_at_ms, True
-        self._wait(entry)
+        self._waiting.add(entry)
 
     def carry(self, ranges: Sequence[tuple[int, int]]) -> list[Change]:
         """Note that the bodies of these ranges are kept apart from the log."""
@@ -576,7 +480,7 @@ class Delivery:
 
     def dead_sent(self, number: int) -> list[Change]:
         """The dead messages numbered below ``number`` have landed among the dead letters."""
-        if not self._dead or self._dead[0].number >= number:
+        if not self._dying or self._dying.lowest_number >= number:
             return []
         return self._made(DeadSent(number))
 
@@ -585,7 +489,7 @@ class Delivery:
 
         Empty when it does so, and the next one has the number after the last that landed there.
         """
-        number = self._dead[0].number if self._dead else self._next_number
+        number = self._dying.lowest_number
         if (self.dead_address.topic_id, self.dead_address.next_number) == (topic_id, number):
             return []
         return self._made(Addressed(topic_id, number))
@@ -632,7 +536,7 @@ class Delivery:
         """What becomes of messages whose delivery counts and failed."""
         policy = self.policy
         if policy.max_deliveries and entry.deliveries >= policy.max_deliveries:
-            number = self._next_number
+            number = self._dying.next_number
             return Died(lease_id, first, end, number, DeadReason.MAX_DELIVERIES, now_ms)
         if delay_ms is None:
             delay_ms = policy.backoff.after(entry.deliveries)
@@ -644,7 +548,7 @@ class Delivery:
         Had it several messages, any of them may have crashed it: none of these deliveries counts,
         and each comes by itself from now on. Was there only one, then that delivery counts.
         """
-        parts = self._leases[lease_id]
+        parts = self._leases.parts(lease_id)
         several = sum(held.entry.count for held in parts) > 1
         for entry in [held.entry for held in parts if held.deadline_ms <= now_ms]:
             if several:
@@ -655,27 +559,9 @@ class Delivery:
 
     def _lapse(self, entry: Entry, now_ms: int) -> Change:
         if self.policy.expired_are_dead:
-            number = self._next_number
+            number = self._dying.next_number
             return Died(0, entry.first, entry.end, number, DeadReason.EXPIRED, now_ms)
         return Skipped(entry.first, entry.end)
-
-    def _held_pieces(
-        self, lease_id: int, first: int, end: int, now_ms: int
-    ) -> list[tuple[Entry | None, int, int]]:
-        """Cut [first, end) into pieces that the lease holds now, and pieces it does not (None)."""
-        pieces: list[tuple[Entry | None, int, int]] = []
-        live = [held.entry for held in self._leases.get(lease_id, ()) if held.deadline_ms > now_ms]
-        for entry in sorted(live, key=lambda one: one.first):
-            low, high = max(first, entry.first), min(end, entry.end)
-            if low >= high:
-                continue
-            if first < low:
-                pieces.append((None, first, low))
-            pieces.append((entry, low, high))
-            first = high
-        if first < end:
-            pieces.append((None, first, end))
-        return pieces
 
     def _refusals(self, first: int, end: int) -> Iterator[SettleOutcome]:
         if first < self.floor:
@@ -711,38 +597,39 @@ class Delivery:
                 for one in ranges:
                     self._lease(lease_id, deadline_ms, at_ms, one)
             case Settled(lease_id, first, end):
-                self._drop_bodies(held.entry for held in self._take_leased(lease_id, first, end))
+                self._drop_bodies(held.entry for held in self._leases.take(lease_id, first, end))
                 self._settle(first, end)
             case Returned():
                 self._apply_returned(change)
             case Extended(lease_id, first, end, deadline_ms):
-                for held in self._take_leased(lease_id, first, end):
-                    self._hold(lease_id, held.entry, deadline_ms)
+                for held in self._leases.take(lease_id, first, end):
+                    self._leases.hold(lease_id, held.entry, deadline_ms)
             case Died():
                 self._apply_died(change)
             case Addressed(topic_id, base):
-                self.dead_address = DeadAddress(topic_id, base, base)
+                self._dying.address = DeadAddress(topic_id, base, base)
             case DeadSent(number):
-                self._apply_dead_sent(number)
+                for entry in self._dying.landed(number):
+                    self._done_with(entry)
             case Skipped(first, end):
                 self._apply_skipped(first, end)
             case Moved() | Cancelled():
-                for entry in self._take_waiting(change.first, change.end):
+                for entry in self._waiting.take(change.first, change.end):
                     self._change_waiting(change, entry)
             case Carried(ranges):
                 self._apply_carried(RangeSet(ranges))
             case Purged(first, end, leased):
                 self._apply_purged(first, end, leased)
             case Leaving(operation_id, lane, ranges):
-                entries = [one for low, high in ranges for one in self._take_waiting(low, high)]
+                entries = [one for low, high in ranges for one in self._waiting.take(low, high)]
                 self._redrives.begin(operation_id, lane, entries)
             case Left(landed, ranges):
                 self._apply_left(landed, ranges)
 
     def snapshot(self) -> bytes:
         """The state but for what the log tells by itself, for :meth:`restore`."""
-        known = [entry for entry in self._waiting.values() if not entry.as_it_came]
-        fresh = (entry.first for entry in self._waiting.values() if entry.as_it_came)
+        known = [entry for entry in self._waiting if not entry.as_it_came]
+        fresh = (entry.first for entry in self._waiting if entry.as_it_came)
         arrived = min(fresh, default=self.arrived)
         return msgspec.msgpack.encode(
             _Snapshot(
@@ -750,11 +637,11 @@ class Delivery:
                 self.floor,
                 arrived,
                 list(self._settled),
-                list(self._leases.items()),
+                self._leases.items(),
                 sorted(known, key=lambda one: one.first),
-                self._dead,
-                self._next_number,
-                self.dead_address,
+                self._dying.parts,
+                self._dying.next_number,
+                self._dying.address,
                 self._redrives if self._redrives.operation_id else None,
                 tuple(self._gone.ranges),
             )
@@ -770,12 +657,12 @@ class Delivery:
         state._settled = RangeSet(stored.settled)
         for lease_id, parts in stored.leases:
             for held in parts:
-                state._hold(lease_id, held.entry, held.deadline_ms)
+                state._leases.hold(lease_id, held.entry, held.deadline_ms)
         for entry in stored.waiting:
-            state._wait(entry)
-        state._dead = stored.dead
-        state._next_number = stored.next_number
-        state.dead_address = stored.dead_address
+            state._waiting.add(entry)
+        state._dying.parts = stored.dead
+        state._dying.next_number = stored.next_number
+        state._dying.address = stored.dead_address
         state._redrives = stored.redrives or Redrives()
         state._gone = Gone(list(stored.gone))
         state._known = RangeSet((entry.first, entry.end) for entry in state._entries())
@@ -788,71 +675,54 @@ class Delivery:
     # Inside: changing.
 
     def _lease(self, lease_id: int, deadline_ms: int, at_ms: int, one: LeasedRange) -> None:
-        for entry in self._take_waiting(one.first, one.end):
+        for entry in self._waiting.take(one.first, one.end):
             entry.deliveries = one.deliveries
             entry.available_at_ms = 0
             entry.first_leased_ms = entry.first_leased_ms or at_ms
-            self._hold(lease_id, entry, deadline_ms)
+            self._leases.hold(lease_id, entry, deadline_ms)
 
     def _apply_returned(self, change: Returned) -> None:
-        for held in self._take_leased(change.lease_id, change.first, change.end):
+        for held in self._leases.take(change.lease_id, change.first, change.end):
             entry = held.entry
             entry.deliveries -= not change.counted
             entry.available_at_ms = change.available_at_ms
             entry.alone = entry.alone or change.alone
-            self._wait(entry)
+            self._waiting.add(entry)
 
     def _apply_died(self, change: Died) -> None:
         if change.lease_id:
-            taken = self._take_leased(change.lease_id, change.first, change.end)
+            taken = self._leases.take(change.lease_id, change.first, change.end)
             entries = [held.entry for held in taken]
         else:
-            entries = self._take_waiting(change.first, change.end)
-        # In a replay some may be gone: what came to its end since is in no log any more. Their
-        # numbers are used up all the same, or the next ones would land as copies of these.
-        for entry in entries:
-            number = change.number + entry.first - change.first
-            self._dead.append(_Dead(entry, number, change.reason, change.at_ms))
-        self._next_number = change.number + change.end - change.first
-
-    def _apply_dead_sent(self, number: int) -> None:
-        self.dead_address = msgspec.structs.replace(self.dead_address, next_number=number)
-        while self._dead and self._dead[0].number < number:
-            one = self._dead.pop(0)
-            sent = min(number - one.number, one.entry.count)
-            self._done_with(one.entry.part(one.entry.first, one.entry.first + sent))
-            if sent < one.entry.count:
-                rest = one.entry.part(one.entry.first + sent, one.entry.end)
-                self._dead.insert(0, _Dead(rest, one.number + sent, one.reason, one.at_ms))
+            entries = self._waiting.take(change.first, change.end)
+        self._dying.add(change, entries)
 
     def _apply_skipped(self, first: int, end: int) -> None:
-        for lease_id in list(self._leases):
-            self._drop_bodies(held.entry for held in self._take_leased(lease_id, first, end))
-        self._drop_bodies(self._take_waiting(first, end))
+        self._drop_bodies(self._leases.take_from_all(first, end))
+        self._drop_bodies(self._waiting.take(first, end))
         if self.leaving is not None:
             self._drop_bodies(self.leaving.take(first, end))
-        self._drop_bodies(one.entry for one in self._cut_dead(first, end))
-        self._dead = [one for one in self._dead if not first <= one.entry.first < end]
+        self._drop_bodies(self._dying.take(first, end))
         self._settle(first, end)
 
     def _apply_carried(self, carried: RangeSet) -> None:
         leased = [(lease_id, held) for lease_id, parts in self._leases.items() for held in parts]
         for lease_id, part in leased:
             for first, end in carried.within(part.entry.first, part.entry.end):
-                for held in self._take_leased(lease_id, first, end):
+                for held in self._leases.take(lease_id, first, end):
                     self._carry(held.entry)
-                    self._hold(lease_id, held.entry, held.deadline_ms)
+                    self._leases.hold(lease_id, held.entry, held.deadline_ms)
         # All lie at the front, and what waits behind them may be a million entries.
-        waits = [one for one in self._waiting.values() if one.first < carried.end]
+        waits = [one for one in self._waiting if one.first < carried.end]
         for waiting in waits:
             for first, end in carried.within(waiting.first, waiting.end):
-                for entry in self._take_waiting(first, end):
+                for entry in self._waiting.take(first, end):
                     self._carry(entry)
-                    self._wait(entry)
-        for dying in [one.entry for one in self._dead]:
+                    self._waiting.add(entry)
+        for dying in self._dying.entries():
             for first, end in carried.within(dying.first, dying.end):
-                for one in self._cut_dead(first, end):
-                    self._carry(one.entry)
+                for entry in self._dying.cut(first, end):
+                    self._carry(entry)
         leaving = self._leaving_entries()
         for first, end in [one for e in leaving for one in carried.within(e.first, e.end)]:
             self._carry_leaving(first, end)
@@ -870,10 +740,9 @@ class Delivery:
         self.leaving.entries.sort(key=lambda one: one.first)
 
     def _apply_purged(self, first: int, end: int, leased: bool) -> None:
-        entries = self._take_waiting(first, end)
+        entries = self._waiting.take(first, end)
         if leased:
-            for lease_id in list(self._leases):
-                entries += [held.entry for held in self._take_leased(lease_id, first, end)]
+            entries += self._leases.take_from_all(first, end)
         for entry in entries:
             self._done_with(entry)
         self._gone.note(first, end, ErrorCode.PURGED)
@@ -883,105 +752,10 @@ class Delivery:
             if landed:
                 self._done_with(entry)
             else:
-                self._wait(entry)
+                self._waiting.add(entry)
         if landed:
             for first, end in ranges:
                 self._gone.note(first, end, ErrorCode.REDRIVEN)
-
-    def _cut_dead(self, first: int, end: int) -> list[_Dead]:
-        """The dead of [first, end), after cutting those that reach beyond it."""
-        pieces: list[_Dead] = []
-        for one in self._dead:
-            entry = one.entry
-            cuts = sorted(
-                {
-                    entry.first,
-                    entry.end,
-                    *(at for at in (first, end) if entry.first < at < entry.end),
-                }
-            )
-            pieces += [
-                _Dead(entry.part(low, high), one.number + low - entry.first, one.reason, one.at_ms)
-                for low, high in pairwise(cuts)
-            ]
-        self._dead = pieces
-        return [one for one in pieces if first <= one.entry.first < end]
-
-    def _hold(self, lease_id: int, entry: Entry, deadline_ms: int) -> None:
-        self._leased_count += entry.count
-        self._order.hold(entry.group, entry.count)
-        parts = self._leases.setdefault(lease_id, [])
-        last = parts[-1] if parts else None
-        if last is None or last.deadline_ms != deadline_ms:
-            heapq.heappush(self._deadlines, (deadline_ms, lease_id))
-        elif last.entry.joins(entry):
-            last.entry.end = entry.end
-            return
-        parts.append(_Held(entry, deadline_ms))
-
-    def _take_leased(self, lease_id: int, first: int, end: int) -> list[_Held]:
-        """Take [first, end) out of a lease, and return it in its parts."""
-        taken: list[_Held] = []
-        kept: list[_Held] = []
-        for held in self._leases.get(lease_id, ()):
-            entry = held.entry
-            low, high = max(first, entry.first), min(end, entry.end)
-            if low >= high:
-                kept.append(held)
-                continue
-            kept += [_Held(rest, held.deadline_ms) for rest in entry.around(low, high)]
-            taken.append(_Held(entry.part(low, high), held.deadline_ms))
-        if kept:
-            self._leases[lease_id] = kept
-        else:
-            self._leases.pop(lease_id, None)
-        for held in taken:
-            self._leased_count -= held.entry.count
-            self._order.unhold(held.entry.group, held.entry.count)
-        return taken
-
-    def _wait(self, entry: Entry) -> None:
-        first, count = entry.first, entry.end - entry.first
-        self._waiting[first] = entry
-        self._waiting_count += count
-        if entry.available_at_ms > self._now_ms:
-            self._delayed.add(first)
-            self._delayed_count += count
-            heapq.heappush(self._delays, (entry.available_at_ms, first))
-        if entry.expires_at_ms:
-            heapq.heappush(self._expiries, (entry.expires_at_ms, entry.first))
-        self._order.add(entry, self._now_ms)
-
-    def _take_waiting(self, first: int, end: int) -> list[Entry]:
-        """Take what waits of [first, end) out, and return it in its parts."""
-        taken: list[Entry] = []
-        while first < end and (entry := self._waiting.get(first)) is not None:
-            taken.append(self._cut_waiting(entry, first, min(end, entry.end)))
-            first = entry.end
-        if first < end:
-            overlapping = [
-                entry for entry in self._waiting.values() if entry.first < end and first < entry.end
-            ]
-            for entry in sorted(overlapping, key=lambda one: one.first):
-                low, high = max(first, entry.first), min(end, entry.end)
-                taken.append(self._cut_waiting(entry, low, high))
-        return taken
-
-    def _cut_waiting(self, entry: Entry, first: int, end: int) -> Entry:
-        del self._waiting[entry.first]
-        self._waiting_count -= entry.count
-        if entry.first in self._delayed:
-            self._delayed.remove(entry.first)
-            self._delayed_count -= entry.count
-        was_newest = entry is self._newest
-        if was_newest:
-            self._newest = None
-        for rest in entry.around(first, end):
-            self._wait(rest)
-            if was_newest and rest.end == entry.end:
-                self._newest = rest
-        self._order.left(entry.group)
-        return entry.part(first, end)
 
     def _done_with(self, entry: Entry) -> None:
         self._drop_bodies([entry])
@@ -1002,42 +776,6 @@ class Delivery:
             lowest = self._settled.first_end()
         self.arrived = max(self.arrived, self.floor)
 
-    # Inside: heaps, whose entries may be stale since nothing is removed from their middle.
-
-    def _wake_delayed(self, now_ms: int) -> None:
-        # A clock may be set back. Orders drop what is not ready, so what was once ready stays so.
-        self._now_ms = max(self._now_ms, now_ms)
-        while self._delays and self._delays[0][0] <= self._now_ms:
-            available_at_ms, first = heapq.heappop(self._delays)
-            entry = self._waiting.get(first)
-            if first in self._delayed and entry and entry.available_at_ms == available_at_ms:
-                self._delayed.remove(first)
-                self._delayed_count -= entry.count
-                self._order.add(entry, self._now_ms)
-
-    def _drop_stale_delays(self) -> None:
-        while self._delays:
-            available_at_ms, first = self._delays[0]
-            entry = self._waiting.get(first)
-            if entry is not None and entry.available_at_ms == available_at_ms:
-                return
-            heapq.heappop(self._delays)
-
-    def _drop_stale_expiries(self) -> None:
-        while self._expiries:
-            expires_at_ms, first = self._expiries[0]
-            entry = self._waiting.get(first)
-            if entry is not None and entry.expires_at_ms == expires_at_ms:
-                return
-            heapq.heappop(self._expiries)
-
-    def _drop_stale_deadlines(self) -> None:
-        while self._deadlines:
-            deadline_ms, lease_id = self._deadlines[0]
-            if any(held.deadline_ms == deadline_ms for held in self._leases.get(lease_id, ())):
-                return
-            heapq.heappop(self._deadlines)
-
 
 def _waiting_change(one: Wanted, entry: Entry) -> Moved | Cancelled | None:
     """The change that is wanted; None when the message would expire before."""
@@ -1046,16 +784,6 @@ def _waiting_change(one: Wanted, entry: Entry) -> Moved | Cancelled | None:
     if entry.expires_at_ms and entry.expires_at_ms <= one.available_at_ms:
         return None
     return Moved(one.offset, one.offset + 1, one.available_at_ms)
-
-
-def _is_alike(entry: Entry, run: Run) -> bool:
-    """Whether messages that arrive may join those that just came."""
-    return (
-        entry.priority == run.priority
-        and entry.available_at_ms == run.deliver_at_ms
-        and entry.expires_at_ms == run.expires_at_ms
-        and entry.group == run.group
-    )
 
 
 def _join(ranges: list[LeasedRange], one: LeasedRange) -> None:
