@@ -41,6 +41,7 @@ from mom_core.delivery.state import (
     DeliveryCounts,
     Outstanding,
 )
+from mom_core.delivery.ttl import TtlFrom
 from mom_core.delivery.waiting import WaitingResult, Wanted
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "Run",
     "SettleAction",
     "SettleOutcome",
+    "TtlFrom",
     "WaitingResult",
     "Wanted",
     "decode_changes",
