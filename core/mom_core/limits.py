@@ -142,6 +142,10 @@ OPERATION_TELL_MS: Final = 500
 # receipt is void. Forgotten ones are told as settled before.
 GONE_RANGES_MAX: Final = 1_000
 
+# Changes of a queue's time to live that a partition remembers while messages from before wait.
+# Beyond that, the oldest messages follow the next change when the partition changes its owner.
+TTL_CHANGES_MAX: Final = 1_000
+
 # What a topic's settings may be. Retention 0 ms: no limit by time.
 PARTITIONS_DEFAULT: Final = 1
 RETENTION_MS_MIN: Final = 1_000

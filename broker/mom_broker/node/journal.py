@@ -13,6 +13,8 @@ from typing import Final
 
 import msgspec
 
+from mom_core.delivery import TtlFrom
+
 _LENGTH_BYTES: Final = 4
 
 
@@ -48,6 +50,9 @@ class Entry(msgspec.Struct, array_like=True):
     created_at_ms: int
     kind: EntryKind
     payload: bytes | int | None = None
+    ttl: TtlFrom | None = None
+    """Of a queue that started or changed: the time to live that holds from an offset on. No kind of
+    its own, so that an older version reads over it."""
 
 
 _decoder: Final = msgspec.msgpack.Decoder(Entry)

@@ -132,9 +132,7 @@ class QueueReader:
             if one.base_offset > self.delivery.arrived and self._catching_up is not None:
                 return
             self.delivery.arrive(
-                runs_of_batch(
-                    one.header, one.data, one.base_offset, one.append_time_ms, self.policy
-                ),
+                _runs(one.header, one.data, one.base_offset, one.append_time_ms, self.delivery),
                 now_ms,
             )
 
@@ -481,7 +479,7 @@ async def catch_up(
         for head in heads:
             log.sequences.note(codec.parse_header(head.head))
         for one in behind:
-            one.arrive(_runs(heads, one.policy), now_ms())
+            one.arrive(_runs_of_heads(heads, one), now_ms())
         on_progress()
 
 
@@ -493,10 +491,18 @@ def _columns(heads: Sequence[BatchHead], policy: Policy) -> int:
     return found
 
 
-def _runs(heads: Sequence[BatchHead], policy: Policy) -> Iterator[Run]:
+def _runs_of_heads(heads: Sequence[BatchHead], state: Delivery) -> Iterator[Run]:
     for one in heads:
         header = codec.parse_header(one.head)
-        yield from runs_of_batch(header, one.head, one.base_offset, one.append_time_ms, policy)
+        yield from _runs(header, one.head, one.base_offset, one.append_time_ms, state)
+
+
+def _runs(
+    header: codec.BatchHeader, index: bytes, base_offset: int, append_time_ms: int, state: Delivery
+) -> list[Run]:
+    # A change of the time to live begins where a batch does, so one holds for all of it.
+    ttl_ms = state.ttl_ms(base_offset)
+    return runs_of_batch(header, index, base_offset, append_time_ms, state.policy, ttl_ms)
 
 
 def _fitting(batch: StoredBatch, first: int, end: int, room: int) -> tuple[int, bytes]:

@@ -23,7 +23,7 @@ from mom_broker.node.partition import Arrived, Partition
 from mom_broker.node.queue import QueueReader, catch_up
 from mom_broker.node.rates import QueueRates
 from mom_core import delivery, group
-from mom_core.delivery import Delivery, Policy
+from mom_core.delivery import Delivery, Policy, TtlFrom
 from mom_core.errors import ErrorCode, StoreError
 from mom_core.group import GroupState
 from mom_core.ports import Clock, Loaded, Random
@@ -58,12 +58,17 @@ class _QueueLife:
         """``begun`` is a snapshot, or the first offset."""
         self._begun = begun
         self.changes: list[delivery.Change] = []
+        self.ttls: list[TtlFrom] = []
 
     def delivery(self, policy: Policy) -> Delivery:
-        """The state before the changes."""
+        """The state before the changes, but for those that the arrival of the log depends on."""
         if isinstance(self._begun, bytes):
-            return Delivery.restore(self._begun, policy)
-        return Delivery(self._begun, policy)
+            state = Delivery.restore(self._begun, policy)
+        else:
+            state = Delivery(self._begun, policy)
+        for one in self.ttls:
+            state.set_ttl(one)
+        return state
 
 
 def policy_of(config: SubscriptionConfig | None) -> Policy:
@@ -166,6 +171,8 @@ class Subscriptions:
             case EntryKind.QUEUE_CHANGED:
                 assert isinstance(payload, bytes), "changes are bytes"
                 queues[name].changes += delivery.decode_changes(payload)
+                if entry.ttl is not None:
+                    queues[name].ttls.append(entry.ttl)
             case EntryKind.GROUP_STARTED:
                 assert isinstance(payload, int), "a group starts with a number of partitions"
                 groups[name] = GroupState(payload)
@@ -277,12 +284,22 @@ class Subscriptions:
     def _settle_settings(self, reader: QueueReader, config: SubscriptionConfig) -> None:
         assert self._partition is not None, "restored before it follows"
         reader.policy = policy_of(config)
+        self._keep_ttl(config.name, reader.delivery)
         partitions = self._partition.config.partitions
         reader.rate.set(reader, config.queue.rate_per_s, partitions, is_new=reader.is_new)
         if reader.dead_letters is not None:
             reader.dead_letters.name = config.queue.dead_letter
             reader.dead_letters.kick()
         reader.wake()  # After a restart, time may have passed over some of it.
+
+    def _keep_ttl(self, name: str, state: Delivery) -> None:
+        """Journal a changed time to live with where it begins, for those who read the log again."""
+        assert self._partition is not None, "restored before it follows"
+        change = state.ttl_change(self._partition.high_watermark)
+        if change is not None:
+            state.set_ttl(change)
+            none: list[delivery.Change] = []
+            self._record(name, EntryKind.QUEUE_CHANGED, delivery.encode_changes(none), change)
 
     def _add_group(self, name: str, state: GroupState) -> None:
         def journal(changes: Sequence[group.Change]) -> asyncio.Future[None]:
@@ -291,10 +308,14 @@ class Subscriptions:
         self.groups[name] = GroupCoordinator(state, journal=journal, now_ms=self._now_ms)
 
     def _record(
-        self, name: str, kind: EntryKind, payload: bytes | int | None = None
+        self,
+        name: str,
+        kind: EntryKind,
+        payload: bytes | int | None = None,
+        ttl: TtlFrom | None = None,
     ) -> asyncio.Future[None]:
         assert self._partition is not None, "restored before it records"
-        entry = Entry(name, self._created[name], kind, payload)
+        entry = Entry(name, self._created[name], kind, payload, ttl)
         return self._partition.journal(encode_entry(entry))
 
     def _arrive(self, batches: Sequence[Arrived]) -> None:

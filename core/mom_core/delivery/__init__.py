@@ -37,6 +37,7 @@ from mom_core.delivery.dying import DeadAddress, DeadMessage
 from mom_core.delivery.policy import Backoff, Ordering, Policy
 from mom_core.delivery.rescheduling import WaitingResult, Wanted
 from mom_core.delivery.state import Delivery, DeliveryCounts, Outstanding
+from mom_core.delivery.ttl import TtlFrom
 
 __all__ = [
     "Backoff",
@@ -54,6 +55,7 @@ __all__ = [
     "Run",
     "SettleAction",
     "SettleOutcome",
+    "TtlFrom",
     "WaitingResult",
     "Wanted",
     "decode_changes",

@@ -24,11 +24,19 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 
 
 def runs_of_batch(
-    header: codec.BatchHeader, index: bytes, base_offset: int, append_time_ms: int, policy: Policy
+    header: codec.BatchHeader,
+    index: bytes,
+    base_offset: int,
+    append_time_ms: int,
+    policy: Policy,
+    ttl_ms: int = 0,
 ) -> list[Run]:
-    """The messages of a batch in runs. ``index`` begins with the batch's header and columns."""
+    """The messages of a batch in runs. ``index`` begins with the batch's header and columns.
+
+    ``ttl_ms`` is the time to live that held at its append, which may differ from the policy's.
+    """
     end = base_offset + header.count
-    ttl_end_ms = append_time_ms + policy.ttl_ms if policy.ttl_ms else 0
+    ttl_end_ms = append_time_ms + ttl_ms if ttl_ms else 0
     if not header.columns & policy.columns:
         return [Run(base_offset, end, expires_at_ms=ttl_end_ms)]
     nothing = (0,) * header.count

@@ -63,7 +63,7 @@ class Policy(msgspec.Struct, frozen=True):
     expired_are_dead: bool = False
     """Whether a message whose time is over goes to the dead letters, too."""
     ttl_ms: int = 0
-    """How long after its arrival a message expires; 0: never by that."""
+    """How long after its arrival a message that comes now expires; 0: never by that."""
     paused: bool = False
     """Whether nothing is leased for now."""
 

@@ -35,6 +35,7 @@ from mom_core.delivery.leases import Held, Leases
 from mom_core.delivery.leaving import Gone, GoneRange, LeavingBatch, Redrives
 from mom_core.delivery.policy import Policy
 from mom_core.delivery.rescheduling import WaitingResult, Wanted
+from mom_core.delivery.ttl import TtlFrom, TtlHistory
 from mom_core.delivery.waiting import Waiting
 from mom_core.errors import ErrorCode, OverloadedError
 from mom_core.limits import LEASED_MESSAGES_MAX, PURGE_ENTRIES_MAX
@@ -79,6 +80,8 @@ class _Snapshot(msgspec.Struct, array_like=True, frozen=True):
     dead_address: DeadAddress
     redrives: Redrives | None = None
     gone: tuple[GoneRange, ...] = ()
+    ttls: tuple[TtlFrom, ...] = ()
+    """Empty: an older version wrote it, which did not keep them."""
 
 
 _snapshot_decoder: Final = msgspec.msgpack.Decoder(_Snapshot)
@@ -109,6 +112,7 @@ class Delivery:
         self._dying = Dying()
         self._redrives = Redrives()
         self._gone = Gone([])
+        self._ttls = TtlHistory()
 
     # What stands.
 
@@ -233,6 +237,26 @@ class Delivery:
         return self.leaving.entries if self.leaving is not None else []
 
     # Arrivals.
+
+    def ttl_ms(self, offset: int) -> int:
+        """The time to live that held when this offset was appended; 0: none."""
+        return self._ttls.of(offset, self.policy.ttl_ms)
+
+    def ttl_change(self, end: int) -> TtlFrom | None:
+        """What :meth:`set_ttl` is to be told by the policy, now that the log ends at ``end``.
+
+        The first time it is for all that there is, else for what comes from now on.
+        """
+        if not self._ttls.differs(self.policy.ttl_ms):
+            return None
+        return TtlFrom(end if self._ttls.changes else self.floor, self.policy.ttl_ms)
+
+    def set_ttl(self, change: TtlFrom) -> None:
+        """Let what was appended from an offset on have another time to live, now or in a replay.
+
+        In a replay it comes before the log arrives, unlike the other changes.
+        """
+        self._ttls.note(change, self.floor)
 
     def arrive(self, runs: Iterable[Run], now_ms: int) -> None:
         """Take in messages of the log from :attr:`arrived` on, in order.
@@ -644,6 +668,7 @@ class Delivery:
                 self._dying.address,
                 self._redrives if self._redrives.operation_id else None,
                 tuple(self._gone.ranges),
+                tuple(self._ttls.changes),
             )
         )
 
@@ -665,6 +690,7 @@ class Delivery:
         state._dying.address = stored.dead_address
         state._redrives = stored.redrives or Redrives()
         state._gone = Gone(list(stored.gone))
+        state._ttls = TtlHistory(stored.ttls)
         state._known = RangeSet((entry.first, entry.end) for entry in state._entries())
         state._known.remove_below(state.arrived)
         for entry in state._entries():

@@ -20,11 +20,13 @@ from mom_core.delivery import (
     Policy,
     Run,
     SettleAction,
+    TtlFrom,
     WaitingResult,
     Wanted,
     decode_changes,
     encode_changes,
     runs_of_batch,
+    ttl,
 )
 from mom_core.delivery.entries import Entry
 from mom_core.delivery.order import OLDEST_STALE_MAX, OldestReady
@@ -153,6 +155,10 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.runs: list[Run] = []
         self.journal: list = []
         self.stored = Delivery(0, policy).snapshot()
+        self.ttls: list[TtlFrom] = []
+        """Those of the journal."""
+        self.appended: list[tuple[Run, int]] = []
+        """The log: what its columns say, and when it came."""
         self.now_ms = 1_000
         self.end = 0
         self.log_start = 0
@@ -160,6 +166,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.leases: dict[int, list[int]] = {}
         self.sent = 0
         self.lanes: dict[tuple[str, int], int] = {}
+        self.keep_ttl()
 
     def did(self, changes: list) -> None:
         self.journal += decode_changes(encode_changes(changes))
@@ -182,7 +189,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def append(self, runs: list[tuple[int, int, int, int, int]]) -> None:
         made = []
         for count, deliver_in, expires_in, priority, group in runs:
-            run = Run(
+            run = wish = Run(
                 self.end,
                 self.end + count,
                 self.now_ms + deliver_in if deliver_in else 0,
@@ -190,6 +197,9 @@ class DeliveryMachine(RuleBasedStateMachine):
                 priority if self.policy.ordering is Ordering.PRIORITY else 0,
                 group if self.policy.ordering is not Ordering.PRIORITY else 0,
             )
+            self.appended.append((wish, self.now_ms))
+            run = expiring(wish, self.now_ms, self.policy.ttl_ms)
+            assert self.state.ttl_ms(run.first) == self.policy.ttl_ms
             made.append(run)
             for offset in range(run.first, run.end):
                 known = self.model.messages.get(offset)
@@ -416,7 +426,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.cut()  # Once the log is trimmed, nothing but a snapshot tells of them.
 
     def cut(self) -> None:
-        self.stored, self.journal = self.state.snapshot(), []
+        self.stored, self.journal, self.ttls = self.state.snapshot(), [], []
 
     @precondition(lambda self: self.model.dead)
     @rule(data=st.data())
@@ -437,6 +447,19 @@ class DeliveryMachine(RuleBasedStateMachine):
                 self.model.messages[one.offset].state = "settled"
                 self.model.dead.remove(one.offset)
 
+    @rule(ttl_ms=st.sampled_from([0, 200, 1_500]))
+    def change_ttl(self, ttl_ms: int) -> None:
+        """It holds for what comes from now on."""
+        self.policy = self.state.policy = msgspec.structs.replace(self.policy, ttl_ms=ttl_ms)
+        self.keep_ttl()
+
+    def keep_ttl(self) -> None:
+        change = self.state.ttl_change(self.end)
+        if change is not None:
+            self.state.set_ttl(change)
+            self.ttls.append(change)
+        assert self.state.ttl_change(self.end) is None
+
     @rule(cut=st.booleans())
     def restart(self, cut: bool) -> None:
         """Another node takes over; with ``cut`` a snapshot was written just before."""
@@ -456,7 +479,13 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     def recovered(self) -> Delivery:
         state = Delivery.restore(self.stored, self.policy)
-        log = [run for run in self.runs if run.end > self.log_start]
+        for one in self.ttls:
+            state.set_ttl(one)
+        log = [
+            expiring(wish, at_ms, state.ttl_ms(wish.first))
+            for wish, at_ms in self.appended
+            if wish.end > self.log_start
+        ]
         state.arrive([run for run in log if run.end > state.arrived], self.now_ms)
         for change in self.journal:
             state.apply(change)
@@ -510,6 +539,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert list(twin.dead()) == list(self.state.dead())
         assert shown(twin, self.now_ms) == shown(self.state, self.now_ms)
         assert twin.redrives == self.state.redrives
+        assert expiries(twin) == expiries(self.state)
 
     @invariant()
     def the_next_event_is_never_late(self) -> None:
@@ -548,6 +578,23 @@ class DeliveryMachine(RuleBasedStateMachine):
                 )
             lease_id += 1
         assert sorted(got) == sorted(left), (got, left)
+
+
+def expiring(wish: Run, at_ms: int, ttl_ms: int) -> Run:
+    """A run of the log as it arrives, under a time to live."""
+    if not ttl_ms:
+        return wish
+    expires_at_ms = min(wish.expires_at_ms or at_ms + ttl_ms, at_ms + ttl_ms)
+    return msgspec.structs.replace(wish, expires_at_ms=expires_at_ms)
+
+
+def expiries(state: Delivery) -> dict[int, int]:
+    """When each message expires that waits."""
+    return {
+        offset: entry.expires_at_ms
+        for entry in state._waiting
+        for offset in range(entry.first, entry.end)
+    }
 
 
 def shown(state: Delivery, now_ms: int) -> list[tuple[int, str, int]]:
@@ -773,3 +820,24 @@ def test_what_an_administrator_took_is_known_when_the_log_is_gone() -> None:
     assert twin.redrives.done_of("op") == 2
     outcomes, _ = twin.settle(SettleAction.ACK, 1, 0, 4, now_ms=1)
     assert [one.error for one in outcomes] == [ErrorCode.REDRIVEN, ErrorCode.PURGED]
+
+
+def test_a_time_to_live_that_an_older_version_did_not_keep_is_the_settings() -> None:
+    stored = msgspec.msgpack.decode(Delivery(0).snapshot())
+    older = msgspec.msgpack.encode(stored[:11])
+    state = Delivery.restore(older, Policy(ttl_ms=50))
+    assert state.ttl_ms(0) == 50
+    change = state.ttl_change(7)
+    assert change is not None
+    state.set_ttl(change)
+    assert [state.ttl_ms(offset) for offset in (0, 7)] == [50, 50]
+
+
+def test_what_is_kept_of_a_time_to_live_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ttl, "TTL_CHANGES_MAX", 3)
+    history = ttl.TtlHistory()
+    for first in range(0, 50, 10):
+        history.note(TtlFrom(first, 100 + first), floor=0)
+    assert [history.of(offset, 0) for offset in (0, 25, 30, 99)] == [120, 120, 130, 140]
+    history.note(TtlFrom(60, 7), floor=60)
+    assert history.changes == [TtlFrom(60, 7)]
