@@ -10,10 +10,10 @@ Pure: times are given, milliseconds of a monotonic clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Hashable, Iterable
+from typing import Final, Generic, TypeVar
 
-from mom_operator.registry import Key
+KeyT = TypeVar("KeyT", bound=Hashable)
 
 # Between two calls for one cluster: soon enough for who watches a queue, or a test that waits.
 COUNT_MS_MIN: Final = 5_000
@@ -28,13 +28,13 @@ TOLD_MAX: Final = 50
 _NEVER: Final = -1
 
 
-class Counting:
+class Counting(Generic[KeyT]):
     """The turns of one cluster."""
 
     def __init__(self) -> None:
         self._took_ms: int | None = None
         self._failures = 0
-        self._told_ms: dict[Key, int] = {}
+        self._told_ms: dict[KeyT, int] = {}
 
     def counted(self, took_ms: int) -> int:
         """A call succeeded after ``took_ms``; how long to wait before the next one.
@@ -51,20 +51,18 @@ class Counting:
         self._failures += 1
         return min(COUNT_MS_MIN << min(self._failures - 1, 16), COUNT_MS_MAX)
 
-    def choose(self, differing: Iterable[tuple[Key, bool]], now_ms: int) -> list[Key]:
+    def choose(self, differing: Iterable[tuple[KeyT, bool]], now_ms: int) -> list[KeyT]:
         """The resources to be told now, of those whose status differs from what was counted.
 
         With each comes whether it is urgent: a stall began or is over. Then whoever was told
         longest ago comes first, so that none is passed over for ever.
         """
-        order = sorted(
-            differing, key=lambda one: (not one[1], self._told_ms.get(one[0], _NEVER), one[0])
-        )
+        order = sorted(differing, key=lambda one: (not one[1], self._told_ms.get(one[0], _NEVER)))
         chosen = [key for key, _ in order[:TOLD_MAX]]
         self._told_ms.update(dict.fromkeys(chosen, now_ms))
         return chosen
 
-    def keep_only(self, keys: Iterable[Key]) -> None:
+    def keep_only(self, keys: Iterable[KeyT]) -> None:
         """Forget resources that are gone."""
         there = set(keys)
         self._told_ms = {key: ms for key, ms in self._told_ms.items() if key in there}

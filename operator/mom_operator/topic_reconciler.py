@@ -77,7 +77,7 @@ class Listing:
         self._read_ms: int | None = None
         self.compared_ms: int | None = None
         """When all resources were last compared with it."""
-        self.counting = Counting()
+        self.counting: Counting[Key] = Counting()
         self.counts: Counts | None = None
         """What waits, as it was last counted; None: that is not known now."""
 

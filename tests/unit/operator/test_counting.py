@@ -13,26 +13,25 @@ from mom_operator.counting import (
     TOLD_MAX,
     Counting,
 )
-from mom_operator.registry import Key
 
 
-def topics(count: int) -> list[Key]:
-    return [Key("MomTopic", "ns", f"topic-{number:04}") for number in range(count)]
+def topics(count: int) -> list[str]:
+    return [f"topic-{number:04}" for number in range(count)]
 
 
-def calm(keys: list[Key]) -> list[tuple[Key, bool]]:
+def calm(keys: list[str]) -> list[tuple[str, bool]]:
     return [(key, False) for key in keys]
 
 
 def test_what_is_quickly_counted_is_counted_soon() -> None:
-    counting = Counting()
+    counting: Counting[str] = Counting()
     assert counting.counted(0) == COUNT_MS_MIN
     assert counting.counted(COUNT_MS_MIN // COUNT_SHARE) == COUNT_MS_MIN
 
 
 @pytest.mark.parametrize("took_ms", [1, 40, 150, 700, COUNT_MS_MAX // COUNT_SHARE])
 def test_counting_takes_its_share_of_the_time_at_most(took_ms: int) -> None:
-    counting = Counting()
+    counting: Counting[str] = Counting()
     now_ms = calls = 0
     while now_ms < 3_600_000:
         now_ms += took_ms + counting.counted(took_ms)
@@ -42,12 +41,12 @@ def test_counting_takes_its_share_of_the_time_at_most(took_ms: int) -> None:
 
 
 def test_it_never_rests_for_long_however_slow_the_calls() -> None:
-    counting = Counting()
+    counting: Counting[str] = Counting()
     assert counting.counted(10 * COUNT_MS_MAX) == COUNT_MS_MAX
 
 
 def test_one_slow_call_changes_nothing_and_two_do() -> None:
-    counting = Counting()
+    counting: Counting[str] = Counting()
     counting.counted(20)
     assert counting.counted(4_000) == COUNT_MS_MIN
     assert counting.counted(400) == 400 * COUNT_SHARE
@@ -55,7 +54,7 @@ def test_one_slow_call_changes_nothing_and_two_do() -> None:
 
 
 def test_failures_are_further_and_further_apart_until_one_succeeds() -> None:
-    counting = Counting()
+    counting: Counting[str] = Counting()
     waits = [counting.failed() for _ in range(30)]
     assert waits[:3] == [COUNT_MS_MIN, 2 * COUNT_MS_MIN, 4 * COUNT_MS_MIN]
     assert waits == sorted(waits)
@@ -66,12 +65,12 @@ def test_failures_are_further_and_further_apart_until_one_succeeds() -> None:
 
 def test_a_few_that_differ_are_all_told_at_once() -> None:
     keys = topics(TOLD_MAX)
-    assert sorted(Counting().choose(calm(keys), 0)) == keys
+    assert sorted(Counting[str]().choose(calm(keys), 0)) == keys
 
 
 def test_of_many_that_move_all_the_time_each_is_told_in_turn() -> None:
-    counting, keys = Counting(), topics(TOLD_MAX * 4)
-    told: dict[Key, list[int]] = {key: [] for key in keys}
+    counting, keys = Counting[str](), topics(TOLD_MAX * 4)
+    told: dict[str, list[int]] = {key: [] for key in keys}
     order = random.Random(1)
     for look in range(20):
         shown = calm(keys)
@@ -85,7 +84,7 @@ def test_of_many_that_move_all_the_time_each_is_told_in_turn() -> None:
 
 
 def test_a_stall_does_not_wait_behind_counts() -> None:
-    counting, keys = Counting(), topics(TOLD_MAX * 2)
+    counting, keys = Counting[str](), topics(TOLD_MAX * 2)
     stalled = keys[-1]
     counting.choose([(stalled, True)], 0)
     chosen = counting.choose([*calm(keys[:-1]), (stalled, True)], 1)
@@ -93,7 +92,7 @@ def test_a_stall_does_not_wait_behind_counts() -> None:
 
 
 def test_resources_that_are_gone_are_forgotten() -> None:
-    counting, keys = Counting(), topics(2)
+    counting, keys = Counting[str](), topics(2)
     counting.choose(calm(keys), 5)
     counting.keep_only(keys[1:])
     assert counting.choose(calm(keys), 6)[0] == keys[0], "made again, it was never told"
