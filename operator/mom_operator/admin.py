@@ -25,7 +25,7 @@ from mom_core.errors import ErrorCode, MomError, NotFoundError, UnavailableError
 from mom_core.ports import Clock
 from mom_core.topics import SubscriptionConfig, TopicConfig, TopicKind
 from mom_operator.observed import Mom, MomNode
-from mom_operator.topics import Backlog, Standing
+from mom_operator.topics import Backlog, Counts, Standing
 from mom_proto.v1 import broker_pb2, master_pb2, types_pb2
 
 # One call, with all its redirections. A leader that died is replaced within three seconds.
@@ -119,21 +119,21 @@ class Admin:
             if not token:
                 return found
 
-    async def backlogs(self) -> dict[tuple[str, str], Backlog]:
-        """What waits, by topic and subscription. Raises UnavailableError for a part of it."""
+    async def backlogs(self) -> Counts:
+        """What waits in the whole cluster. Raises UnavailableError when only a part is known."""
         reply = await self._call("CountMessages", broker_pb2.CountMessagesRequest())
         response = broker_pb2.CountMessagesResponse.FromString(reply)
         if response.nodes_missing:
             missing = ", ".join(response.nodes_missing)
             raise UnavailableError(f"nodes do not tell what waits: {missing}")
-        return {
-            (one.topic, one.subscription): Backlog(
+        counts: dict[str, dict[str, Backlog]] = {}
+        for one in response.totals:
+            counts.setdefault(one.topic, {})[one.subscription] = Backlog(
                 messages=one.messages,
                 oldest_ms=one.oldest_ms,
                 stalled=one.stalled_since_ms > 0,
             )
-            for one in response.totals
-        }
+        return counts
 
     async def create_topic(
         self, name: str, kind: TopicKind, settings: Mapping[str, object]

@@ -35,20 +35,25 @@ from mom_operator.names import CLUSTER_LABEL, MANAGED_BY, Names
 from mom_operator.registry import KINDS, Change, Key, Registry
 from mom_operator.resources import OperatorSettings
 from mom_operator.spec import API_VERSION, CLUSTER_KIND
-from mom_operator.topic_reconciler import TopicReconciler
+from mom_operator.topic_reconciler import COUNTS_KIND, TopicReconciler
 from mom_operator.work_queue import WorkQueue
 
 CLUSTER_LANE: Final = "cluster"
 TOPIC_LANE: Final = "topic"
+COUNT_LANE: Final = "count"
 # A cluster's turn may wait seconds for a master that is gone: the others go on beside it.
 CLUSTER_WORKERS: Final = 8
 TOPIC_WORKERS: Final = 16
+# A count waits for a master, too, and keeps neither clusters nor topics from their turns.
+COUNT_WORKERS: Final = 4
 # A burst of children's events becomes one turn.
 CHILD_EVENT_MS: Final = 100
 # Between two listings of our resources, which find what the watch has missed.
 RELIST_MS: Final = 120_000
 # Until the definitions of our kinds are installed.
 DEFINITIONS_MS: Final = 2_000
+
+_LANES: Final = {CLUSTER_KIND: CLUSTER_LANE, COUNTS_KIND: COUNT_LANE}
 
 SELECTOR: Final = f"app.kubernetes.io/managed-by={MANAGED_BY}"
 
@@ -93,8 +98,9 @@ class Operator:
             {
                 CLUSTER_LANE: (CLUSTER_WORKERS, self._reconcile_cluster),
                 TOPIC_LANE: (TOPIC_WORKERS, self._reconcile_topic),
+                COUNT_LANE: (COUNT_WORKERS, self._count),
             },
-            lambda key: CLUSTER_LANE if key.kind == CLUSTER_KIND else TOPIC_LANE,
+            lambda key: _LANES.get(key.kind, TOPIC_LANE),
             clock=clock,
             random=random,
             observer=self.metrics,
@@ -313,6 +319,9 @@ class Operator:
 
     async def _reconcile_topic(self, key: Key) -> int | None:
         return await self._topics.reconcile(key)
+
+    async def _count(self, key: Key) -> int | None:
+        return await self._topics.count(key)
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -1,16 +1,17 @@
 """Reconciles MomTopics and MomQueues: what they ask for is made in MOM.
 
 A cluster's topics are listed once for all of its resources and kept up to date by our own changes,
-so a resync of a thousand topics costs one call. A resource whose cluster is away waits; the
-cluster's own turn wakes it. One that stands in MOM already stays ready while no master leads:
-sends and receives go on without one.
+so a resync of a thousand topics costs one call. What waits in them is counted more often, by one
+call of its own, and only resources whose status tells otherwise have a turn then. A resource whose
+cluster is away waits; the cluster's own turn wakes it. One that stands in MOM already stays ready
+while no master leads: sends and receives go on without one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,15 +22,17 @@ from mom_core.ports import Clock
 from mom_operator import conditions, topics
 from mom_operator.admin import Admin
 from mom_operator.conditions import READY, Status
+from mom_operator.counting import COUNT_MS_MIN, Counting
 from mom_operator.events import Events
 from mom_operator.kube import Kube, KubeError
 from mom_operator.registry import Key, Registry, cluster_of, refusal_of
-from mom_operator.spec import FINALIZER, DeletionPolicy, SpecError, parse_cluster
+from mom_operator.spec import CLUSTER_KIND, FINALIZER, DeletionPolicy, SpecError, parse_cluster
 from mom_operator.status_writer import write_status
 from mom_operator.topics import (
     AlterSubscription,
     AlterTopic,
     AnyTopic,
+    Counts,
     CreateSubscription,
     CreateTopic,
     Refusal,
@@ -37,10 +40,13 @@ from mom_operator.topics import (
     claim_of,
     conflict_with,
     decide,
+    difference,
     in_sync_status,
     is_settled,
+    name_of,
     normal_start,
     wanted_of,
+    with_backlogs,
 )
 
 # A listing is good for this long: what others change over REST is mended within it.
@@ -49,8 +55,15 @@ LISTING_MS: Final = 30_000
 RESYNC_MS: Final = 60_000
 # A deletion waits for its cluster with this much patience between two tries.
 DELETE_RETRY_MS: Final = 2_000
+# Not a kind of Kubernetes: the turns of a cluster in which what waits is counted.
+COUNTS_KIND: Final = "MomCluster counts"
 
 _log = logging.getLogger(__name__)
+
+
+def counts_key(cluster: Key) -> Key:
+    """What stands in the queue for counting what waits in a cluster."""
+    return Key(COUNTS_KIND, cluster.namespace, cluster.name)
 
 
 class Listing:
@@ -64,15 +77,23 @@ class Listing:
         self._read_ms: int | None = None
         self.compared_ms: int | None = None
         """When all resources were last compared with it."""
+        self.counting: Counting[Key] = Counting()
+        self.counts: Counts | None = None
+        """What waits, as it was last counted; None: that is not known now."""
 
     async def of(self, admin: Admin, name: str) -> Standing:
         """What stands under a name. Many that ask at a time share one call."""
         async with self._lock:
             now_ms = self._clock.monotonic_ms()
             if self._read_ms is None or now_ms - self._read_ms > LISTING_MS:
-                self._standing = await _all_standing(admin)
+                self._standing = await admin.topics()
                 self._read_ms = now_ms
-        return self._standing.get(name, Standing())
+        return self.known(name)
+
+    def known(self, name: str) -> Standing:
+        """What was last seen to stand under a name, with what waits there; it asks nobody."""
+        standing = self._standing.get(name, Standing())
+        return standing if self.counts is None else with_backlogs(standing, self.counts)
 
     def put(self, name: str, standing: Standing) -> None:
         """Take the result of our own change."""
@@ -81,17 +102,6 @@ class Listing:
     def drop(self) -> None:
         """Read again at the next use."""
         self._read_ms = None
-
-
-async def _all_standing(admin: Admin) -> dict[str, Standing]:
-    """All topics, with what waits in them where that is known."""
-    standing = await admin.topics()
-    try:
-        backlogs = await admin.backlogs()
-    except MomError as error:
-        _log.debug("nobody tells what waits: %s", error.message)
-        return standing
-    return topics.with_backlogs(standing, backlogs)
 
 
 class TopicReconciler:
@@ -134,6 +144,8 @@ class TopicReconciler:
                 listing.compared_ms = now_ms
                 listing.drop()
             due = [key for key in keys if whole or not self._is_settled(key)]
+            if whole:
+                self._enqueue(counts_key(cluster))
         for key in due:
             self._enqueue(key)
 
@@ -145,6 +157,42 @@ class TopicReconciler:
         if cluster not in self._listings:
             self._listings[cluster] = Listing(self._clock)
         return self._listings[cluster]
+
+    async def count(self, key: Key) -> int | None:
+        """Count what waits in a cluster, and have the resources told whose status says otherwise.
+
+        ``key`` is of :func:`counts_key`. Returns after how many milliseconds to count again.
+        """
+        cluster = Key(CLUSTER_KIND, key.namespace, key.name)
+        if self._registry.get(cluster) is None:
+            return None
+        listing = self._listing(cluster)
+        admin = self._admin_of(cluster)
+        keys = self._registry.topics_of(cluster)
+        if admin is None or not keys:
+            return COUNT_MS_MIN
+        began_ms = self._clock.monotonic_ms()
+        try:
+            listing.counts = await admin.backlogs()
+        except MomError as error:
+            _log.debug("nobody tells what waits: %s", error.message)
+            listing.counts = None
+            return listing.counting.failed()
+        now_ms = self._clock.monotonic_ms()
+        listing.counting.keep_only(keys)
+        for one in listing.counting.choose(self._differing(listing, keys), now_ms):
+            self._enqueue(one)
+        return listing.counting.counted(now_ms - began_ms)
+
+    def _differing(self, listing: Listing, keys: Iterable[Key]) -> Iterator[tuple[Key, bool]]:
+        """Resources whose status differs from what was counted, and whether that is urgent."""
+        for key in keys:
+            resource = self._registry.topic(key)
+            if resource is None or resource.paused or not is_settled(resource):
+                continue
+            found = difference(resource, listing.known(name_of(resource)))
+            if found.counts or found.flow:
+                yield key, found.flow
 
     async def reconcile(self, key: Key) -> int | None:
         """One turn for one topic or queue; after how many milliseconds to look again."""

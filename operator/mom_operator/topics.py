@@ -220,25 +220,35 @@ def conflict_with(own: Claim, others: Iterable[Claim]) -> Refusal | None:
 # What waits.
 
 
-def with_backlogs(
-    standing: Mapping[str, Standing], backlogs: Mapping[tuple[str, str], Backlog]
-) -> dict[str, Standing]:
-    """Topics with what waits in each subscription, and among its dead letters."""
-    found: dict[str, dict[str, Backlog]] = {}
-    for (topic, name), backlog in backlogs.items():
-        known = standing.get(topic)
-        subscription = known.subscriptions.get(name) if known is not None else None
-        dead_letter = subscription.queue.dead_letter if subscription is not None else ""
-        dead = backlogs.get((dead_letter, dead_letter))
-        if dead is not None:
-            backlog = msgspec.structs.replace(
-                backlog, dead_letters=dead.messages, dead_letter=dead_letter
-            )
-        found.setdefault(topic, {})[name] = backlog
-    return {
-        name: msgspec.structs.replace(one, backlogs=found.get(name, {}))
-        for name, one in standing.items()
+Counts = Mapping[str, Mapping[str, Backlog]]
+"""What waits in a whole cluster, by topic and subscription."""
+
+
+def with_backlogs(standing: Standing, counts: Counts) -> Standing:
+    """A topic with what waits in each of its subscriptions, and among their dead letters."""
+    if standing.config is None:
+        return standing
+    own = counts.get(standing.config.name, {})
+    backlogs = {
+        name: _with_dead_letters(backlog, _dead_letter_of(standing, name), counts)
+        for name, backlog in own.items()
     }
+    return msgspec.structs.replace(standing, backlogs=backlogs)
+
+
+def _dead_letter_of(standing: Standing, name: str) -> str:
+    config = standing.config
+    if config is not None and config.queue is not None:
+        return config.queue.dead_letter
+    subscription = standing.subscriptions.get(name)
+    return subscription.queue.dead_letter if subscription is not None else ""
+
+
+def _with_dead_letters(backlog: Backlog, target: str, counts: Counts) -> Backlog:
+    dead = counts.get(target, {}).get(target)
+    if dead is None:
+        return backlog
+    return msgspec.structs.replace(backlog, dead_letters=dead.messages, dead_letter=target)
 
 
 # Status.
@@ -291,6 +301,26 @@ def _what_waits(
         return status, []
     status["backlog"] = shown_backlog(_together(known.values()))
     return status, [_flowing(name for name, one in known.items() if one.stalled)]
+
+
+class Difference(NamedTuple):
+    """What a status tells otherwise than what was counted."""
+
+    counts: bool
+    flow: bool
+    """Whether messages move."""
+
+
+def difference(resource: AnyTopic, standing: Standing) -> Difference:
+    """How the status of a resource differs from what waits; not at all while that is not known."""
+    before = resource.status
+    told, flowing = _what_waits(resource, standing, _managed(resource))
+    counts = any(told.get(field) != before.get(field) for field in ("backlog", "backlogs"))
+    return Difference(counts, _outcomes(flowing) != _outcomes(conditions.kept(before, FLOWING)))
+
+
+def _outcomes(found: Iterable[Condition]) -> list[tuple[bool, str]]:
+    return [(one.holds, one.message[: conditions.MESSAGE_LENGTH_MAX]) for one in found]
 
 
 def _together(backlogs: Collection[Backlog]) -> Backlog:

@@ -14,8 +14,10 @@ import pytest
 import yaml
 
 import kube_api_server
+import mom_client
 from fake_kubelet import Controllers
 from kube_api_server import KubeApiServer
+from mom_operator.counting import COUNT_MS_MIN
 from mom_operator.election import LEASE_MS, STOP_MS
 from operator_lab import ROOT, Lab, changed, cluster, condition, is_ready, names, queue, topic
 
@@ -28,6 +30,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+# Two counts: the first may have begun before the messages came. Far less than a resync's minute.
+TOLD_S_MAX = 2 * COUNT_MS_MIN / 1_000 + 5
 
 
 @pytest.fixture(scope="module")
@@ -319,6 +324,60 @@ async def test_a_topic_waits_for_its_cluster(lab: Lab) -> None:
     assert lab.get(orders)["status"]["partitions"] == 4
     lab.delete(cluster("late"))
     await lab.says(orders, "ClusterNotFound")
+
+
+async def test_what_waits_is_told_within_seconds_and_written_only_when_it_changed(
+    lab: Lab,
+) -> None:
+    lab.apply(cluster("busy"))
+    jobs, idle = queue("jobs", "busy", deadLetter="dead"), queue("idle", "busy")
+    for one in (jobs, idle):
+        lab.apply(one)
+        await lab.ready(one)
+        await lab.until(lambda one=one: _told(lab, one).get("messages") == 0)
+    before = _version(lab, idle)
+    async with mom_client.connect(lab.kubelet.master_address("busy")) as client:
+        await client.publish_many("jobs", ["a", "b", "c"])
+        await lab.until(lambda: _told(lab, jobs).get("messages") == 3, TOLD_S_MAX)
+        await client.ack(await client.receive("jobs", 1, wait=5))
+        await lab.until(lambda: _told(lab, jobs).get("messages") == 2, TOLD_S_MAX)
+        assert _told(lab, jobs)["deadLetters"] == 0
+        version, counts = _version(lab, jobs), _counts(lab)
+        await lab.until(lambda: _counts(lab) >= counts + 2)
+    assert _version(lab, jobs) == version, "nothing moved"
+    assert _version(lab, idle) == before, "another queue's messages are nothing to it"
+
+
+async def test_what_waits_is_told_by_the_operator_that_comes_next(lab: Lab) -> None:
+    lab.apply(cluster("handed"))
+    jobs = queue("jobs", "handed")
+    lab.apply(jobs)
+    await lab.ready(jobs)
+    await lab.stop_operator()
+    async with mom_client.connect(lab.kubelet.master_address("handed")) as client:
+        await client.publish("jobs", "a")
+    await lab.start_operator()
+    await lab.until(lambda: _told(lab, jobs).get("messages") == 1)
+
+
+def _told(lab: Lab, manifest: Any) -> dict[str, Any]:
+    """What a status tells of what waits."""
+    status = lab.get(manifest).get("status") or {}
+    backlog: dict[str, Any] = status.get("backlog") or {}
+    return backlog
+
+
+def _version(lab: Lab, manifest: Any) -> str:
+    version: str = lab.get(manifest)["metadata"]["resourceVersion"]
+    return version
+
+
+def _counts(lab: Lab) -> float:
+    """How often the operator has counted."""
+    assert lab.operator is not None, "it runs"
+    registry = lab.operator.metrics.registry
+    sample = registry.get_sample_value("mom_operator_reconcile_seconds_count", {"lane": "count"})
+    return sample or 0
 
 
 async def test_a_defect_of_the_operator_is_told_to_who_waits(

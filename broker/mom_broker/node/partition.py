@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
+from mom_broker.node.append_times import AppendTime, AppendTimes
 from mom_broker.node.bodies import (
     KeptBodies,
     KeptBody,
@@ -177,6 +178,7 @@ class Partition:
         self._store = store
         self._cache = cache
         self._tail = Tail()
+        self._append_times = AppendTimes()
         self._budget = budget
         self._on_lost = on_lost
         self._snapshot = snapshot
@@ -659,10 +661,27 @@ class Partition:
         kept_ms = self.bodies.append_time_ms(kept) if kept is not None else None
         if kept == offset:
             return kept_ms
-        heads = await self.heads(offset, 1)
-        if heads and (kept is None or heads[0].base_offset <= kept):
-            return heads[0].append_time_ms
+        found = await self._appended(offset)
+        if found is not None and (kept is None or found.base_offset <= kept):
+            return found.append_time_ms
         return kept_ms
+
+    async def _appended(self, offset: int) -> AppendTime | None:
+        """The batch of the log that holds ``offset``, or the next one, from memory if possible."""
+        batch = self._tail.find(max(offset, self.log_start))
+        if batch is not None:
+            return AppendTime(batch.base_offset, batch.append_time_ms)
+        found = self._append_times.find(offset)
+        if found is not None:
+            return found
+        log_start = self.log_start
+        heads = await self.heads(offset, 1)
+        if not heads:
+            return None
+        found = AppendTime(heads[0].base_offset, heads[0].append_time_ms)
+        if log_start == self.log_start:
+            self._append_times.note(offset, found)
+        return found
 
     def check_offset(self, offset: int) -> None:
         """Raise OffsetError unless a reader may stand at ``offset``."""
@@ -715,7 +734,9 @@ class Partition:
     async def trim(self, rule: TrimRule) -> Trimmed:
         """Remove batches from the front by a rule."""
         trimmed = await self._store.trim(self.id, self.epoch, rule)
-        self.log_start = max(self.log_start, trimmed.log_start)
+        if trimmed.log_start > self.log_start:
+            self.log_start = trimmed.log_start
+            self._append_times.clear()
         self.size_bytes = trimmed.size_bytes
         return trimmed
 

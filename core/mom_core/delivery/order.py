@@ -61,12 +61,14 @@ def make_order(ordering: Ordering, waiting: Mapping[int, Entry]) -> Order:
 class OldestReady:
     """Where ready entries begin, for orders that have a heap for each group.
 
-    What left lies in the heap until it comes to the top, or until it is most of the heap.
+    It is made when somebody first asks, so that queues at which nobody looks pay nothing. What left
+    lies in the heap until it comes to the top, or until it is most of the heap.
     """
 
-    def __init__(self, waiting: Mapping[int, Entry]) -> None:
+    def __init__(self, waiting: Mapping[int, Entry], now_ms: int) -> None:
         self._waiting = waiting
-        self._firsts: list[int] = []
+        self._firsts = [one.first for one in waiting.values() if one.available_at_ms <= now_ms]
+        heapq.heapify(self._firsts)
 
     def __len__(self) -> int:
         """Places held, those of entries that left included."""
@@ -76,7 +78,7 @@ class OldestReady:
         """An entry is ready that begins there."""
         heapq.heappush(self._firsts, first)
         if len(self._firsts) > 2 * len(self._waiting) + OLDEST_STALE_MAX:
-            # Each of these steps pays for as many additions, so an addition stays cheap.
+            # Each of these steps follows as many additions, so an addition stays cheap.
             self._firsts = [one for one in set(self._firsts) if one in self._waiting]
             heapq.heapify(self._firsts)
 
@@ -175,10 +177,10 @@ class FifoOrder:
         self._groups: dict[int, _Group] = {}
         self._heads: list[tuple[int, int]] = []
         """Where a group that may be free begins, and the group."""
-        self._ready = OldestReady(waiting)
+        self._ready: OldestReady | None = None
 
     def add(self, entry: Entry, now_ms: int) -> None:
-        if entry.available_at_ms <= now_ms:
+        if self._ready is not None and entry.available_at_ms <= now_ms:
             self._ready.add(entry.first)
         if not entry.group:  # Without a key there is no order to keep.
             if entry.available_at_ms <= now_ms:
@@ -222,6 +224,8 @@ class FifoOrder:
             heapq.heappop(group.heap)
 
     def oldest(self, now_ms: int) -> int | None:
+        if self._ready is None:
+            self._ready = OldestReady(self._waiting, now_ms)
         return self._ready.lowest(now_ms)
 
     def took(self, entry: Entry, count: int) -> None:
@@ -250,12 +254,13 @@ class FairOrder:
         self._waiting = waiting
         self._groups: dict[int, list[int]] = {}
         self._turns: deque[int] = deque()
-        self._ready = OldestReady(waiting)
+        self._ready: OldestReady | None = None
 
     def add(self, entry: Entry, now_ms: int) -> None:
         if entry.available_at_ms > now_ms:
             return
-        self._ready.add(entry.first)
+        if self._ready is not None:
+            self._ready.add(entry.first)
         heap = self._groups.get(entry.group)
         if heap is None:
             heap = self._groups[entry.group] = []
@@ -276,6 +281,8 @@ class FairOrder:
         return None
 
     def oldest(self, now_ms: int) -> int | None:
+        if self._ready is None:
+            self._ready = OldestReady(self._waiting, now_ms)
         return self._ready.lowest(now_ms)
 
     def took(self, entry: Entry, count: int) -> None:

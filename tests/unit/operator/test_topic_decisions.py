@@ -19,11 +19,13 @@ from mom_operator.topics import (
     Claim,
     CreateSubscription,
     CreateTopic,
+    Difference,
     Refusal,
     Standing,
     coarse,
     conflict_with,
     decide,
+    difference,
     in_sync_status,
     shown_backlog,
     wanted_of,
@@ -195,14 +197,14 @@ NOW = datetime(2026, 1, 31, tzinfo=UTC)
 
 def test_what_waits_is_told_of_managed_subscriptions_and_of_queues() -> None:
     mail = subscription("mail", mode="queue", dead_letter="mail.dlq")
-    known = with_backlogs(
-        {"orders": Standing(config=standing(), subscriptions={"mail": mail})},
-        {
-            ("orders", "mail"): Backlog(messages=12_345, oldest_ms=400_000),
-            ("orders", "own"): Backlog(messages=1, oldest_ms=1),
-            ("mail.dlq", "mail.dlq"): Backlog(messages=7, oldest_ms=1),
+    counts = {
+        "orders": {
+            "mail": Backlog(messages=12_345, oldest_ms=400_000),
+            "own": Backlog(messages=1, oldest_ms=1),
         },
-    )["orders"]
+        "mail.dlq": {"mail.dlq": Backlog(messages=7, oldest_ms=1)},
+    }
+    known = with_backlogs(Standing(config=standing(), subscriptions={"mail": mail}), counts)
     resource = parse_topic(a_topic(subscriptions=[{"name": "mail", "mode": "queue"}]))
     status = in_sync_status(resource, known, NOW)
     told = [{"name": "mail", "messages": 12_000, "oldest": "5m", "deadLetters": 7}]
@@ -219,16 +221,16 @@ def test_a_topic_tells_the_furthest_behind_and_each_dead_letter_once() -> None:
         "push": subscription("push", mode="queue", dead_letter="dlq"),
         "reader": subscription("reader"),
     }
-    backlogs = {
-        ("orders", "mail"): Backlog(messages=5, oldest_ms=70_000),
-        ("orders", "push"): Backlog(messages=7, oldest_ms=1),
-        ("orders", "reader"): Backlog(messages=3, oldest_ms=400_000),
-        ("orders", "own"): Backlog(messages=1_000, oldest_ms=10**9),
-        ("dlq", "dlq"): Backlog(messages=2, oldest_ms=1),
+    counts = {
+        "orders": {
+            "mail": Backlog(messages=5, oldest_ms=70_000),
+            "push": Backlog(messages=7, oldest_ms=1),
+            "reader": Backlog(messages=3, oldest_ms=400_000),
+            "own": Backlog(messages=1_000, oldest_ms=10**9),
+        },
+        "dlq": {"dlq": Backlog(messages=2, oldest_ms=1)},
     }
-    known = with_backlogs(
-        {"orders": Standing(config=standing(), subscriptions=subscriptions)}, backlogs
-    )["orders"]
+    known = with_backlogs(Standing(config=standing(), subscriptions=subscriptions), counts)
     managed = [{"name": name} for name in subscriptions]
     status = in_sync_status(parse_topic(a_topic(subscriptions=managed)), known, NOW)
     assert status["backlog"] == {"messages": 7, "oldest": "5m", "deadLetters": 2}
@@ -259,6 +261,53 @@ def test_a_stall_is_a_condition_until_it_is_over() -> None:
     assert find(stands, "Ready")["status"] == "True"
     again = after(stands, 180, mail=False, reader=False)
     assert find(again, "Flowing")["lastTransitionTime"] == "2026-01-31T00:03:00Z"
+
+
+def test_a_queue_that_was_just_made_has_its_dead_letters_told() -> None:
+    config = core.new_topic(
+        "mail", TopicKind.QUEUE, {"dead_letter": "dlq"}, topic_id="0b" * 16, created_at_ms=1
+    )
+    counts = {
+        "mail": {"mail": Backlog(messages=0, oldest_ms=0)},
+        "dlq": {"dlq": Backlog(messages=3, oldest_ms=1)},
+    }
+    known = with_backlogs(Standing(config=config), counts)
+    status = in_sync_status(parse_queue(a_topic("mail", kind="MomQueue")), known, NOW)
+    assert status["backlog"]["deadLetters"] == 3
+
+
+def test_a_status_differs_when_it_would_be_written_otherwise_and_then_only() -> None:
+    managed = [{"name": "mail", "mode": "queue"}]
+
+    def known(messages: int, *, stalled: bool = False, oldest_ms: int = 1) -> Standing:
+        backlog = Backlog(messages=messages, oldest_ms=oldest_ms, stalled=stalled)
+        return Standing(config=standing(), backlogs={"mail": backlog})
+
+    def after(status: dict[str, Any], of: Standing) -> tuple[dict[str, Any], Difference]:
+        resource = parse_topic(a_topic(subscriptions=managed) | {"status": status})
+        return in_sync_status(resource, of, NOW), difference(resource, of)
+
+    status, found = after({}, known(120))
+    assert found == Difference(counts=True, flow=True)
+    for same in (known(120), known(129, oldest_ms=59_999), Standing(config=standing())):
+        again, found = after(status, same)
+        assert again == status
+        assert found == Difference(counts=False, flow=False)
+    for other in (known(130), known(120, oldest_ms=60_000)):
+        again, found = after(status, other)
+        assert again != status
+        assert found == Difference(counts=True, flow=False)
+    _, found = after(status, known(120, stalled=True))
+    assert found == Difference(counts=False, flow=True)
+
+
+def test_a_long_list_of_stalls_does_not_differ_for_ever() -> None:
+    managed = [{"name": f"subscription-{number:04}", "mode": "queue"} for number in range(100)]
+    stalls = {str(one["name"]): Backlog(messages=1, oldest_ms=1, stalled=True) for one in managed}
+    known = Standing(config=standing(), backlogs=stalls)
+    first = in_sync_status(parse_topic(a_topic(subscriptions=managed)), known, NOW)
+    resource = parse_topic(a_topic(subscriptions=managed) | {"status": first})
+    assert difference(resource, known) == Difference(counts=False, flow=False)
 
 
 def test_what_waited_stays_told_while_nobody_knows() -> None:
