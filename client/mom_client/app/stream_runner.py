@@ -279,7 +279,7 @@ class StreamRunner:
                 log.warning(
                     "%s: parked %r in %r%s after %d tries: %s: %s", place, message,
                     self._settings.dead_letter,
-                    ", where it was parked before," if parked.duplicate else "",
+                    "" if parked.stored else ", where it was parked before,",
                     failures, type(error).__name__, error,
                     exc_info=error,
                 )  # fmt: skip
