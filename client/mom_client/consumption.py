@@ -248,7 +248,13 @@ class _ConsumptionSteps(_Steps):
     """What both faces of a worker share."""
 
     def __init__(
-        self, io: IoThread, queue: str, subscription: str, *, at_once_max: int, lease_ms: int
+        self,
+        io: IoThread,
+        queue: str,
+        subscription: str,
+        *,
+        at_once_max: int | None,
+        lease_ms: int,
     ) -> None:
         super().__init__(io)
         self._queue = queue
