@@ -49,6 +49,9 @@ class Tally:
 
     def __init__(self) -> None:
         self.published = 0
+        """What landed, now or before."""
+        self.duplicates = 0
+        """Of these, what was there before under its dedup id, and was not stored again."""
         self.failed = 0
         self.read_bytes = 0
         self.partitions: Counter[int] = Counter()
@@ -64,6 +67,7 @@ class Tally:
                 self.fail(line, result)
             else:
                 self.published += 1
+                self.duplicates += not result.stored
                 self.partitions[result.partition] += 1
                 self.last = result
         if self.last is not None:
@@ -264,15 +268,18 @@ def _report(topic: str, tally: Tally, seconds: float, as_json: bool) -> None:
 def _summary(topic: str, tally: Tally, seconds: float) -> str:
     if tally.published == 1 and not tally.failed and tally.last is not None:
         last = tally.last
-        return f"{topic}: partition {last.partition}, offset {last.offset} ({last.durability})"
+        before = "; not stored again: its dedup id was there" if tally.duplicates else ""
+        place = f"partition {last.partition}, offset {last.offset}"
+        return f"{topic}: {place} ({last.durability}){before}"
     count = len(tally.partitions)
     into = f" in {count} partition{'s' if count != 1 else ''}" if count else ""
     level = f", acknowledged at level {tally.durability}" if tally.durability else ""
     rate = tally.published / max(seconds, 0.001)
+    before = f"; {tally.duplicates:,} not stored again, as duplicates" if tally.duplicates else ""
     failed = f"; {tally.failed:,} NOT sent" if tally.failed else ""
     return (
         f"{topic}: {tally.published:,} messages{into}{level}, in {seconds:.2f} s "
-        f"({rate:,.0f}/s){failed}"
+        f"({rate:,.0f}/s){before}{failed}"
     )
 
 
@@ -280,6 +287,7 @@ def _document(topic: str, tally: Tally) -> dict[str, Any]:
     return {
         "topic": topic,
         "published": tally.published,
+        "duplicates": tally.duplicates,
         "failed": tally.failed,
         "durability": tally.durability or None,
         "partitions": {str(index): count for index, count in sorted(tally.partitions.items())},

@@ -288,14 +288,14 @@ class Client:
         *,
         subscription: str | None = None,
         lease: float = 0,
-        at_once_max: int = 16,
+        at_once_max: int | None = None,
     ) -> Consumption:
         """Work on a queue: iterate over its messages for ever.
 
         A message is acknowledged when the next one is asked for. Leases are renewed while a handler
         runs, however long it blocks. In ``async with``, an exception gives the message at hand back
         for another try; leaving early gives back what was not begun. At most ``at_once_max``
-        messages are leased at a time.
+        messages are leased at a time; None: as many as were lately handled in 0.1 s, 16 to 128.
         """
         return Consumption(
             self._io,

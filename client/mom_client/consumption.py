@@ -59,7 +59,11 @@ class _Steps:
         return contextlib.closing(messages)
 
     def _leave(self) -> None:
-        """Note what was handled: an async iteration that was left is closed some time later."""
+        """Note what was handled: an async iteration that was left is closed some time later.
+
+        That is too late for the next one, which would be given what follows meanwhile, or be left
+        itself.
+        """
         active, self._active = self._active, None
         if active is not None:
             active.close()
@@ -178,6 +182,7 @@ class Subscription(_SubscriptionSteps):
 
     async def __aiter__(self) -> AsyncIterator[ReceivedMessage]:
         await self.open()
+        self._leave()
         while True:
             member = self._member
             if member is None:
@@ -224,6 +229,7 @@ class SyncSubscription(_SubscriptionSteps):
 
     def __iter__(self) -> Iterator[ReceivedMessage]:
         self.open()
+        self._leave()
         while True:
             member = self._member
             if member is None:
@@ -248,7 +254,13 @@ class _ConsumptionSteps(_Steps):
     """What both faces of a worker share."""
 
     def __init__(
-        self, io: IoThread, queue: str, subscription: str, *, at_once_max: int, lease_ms: int
+        self,
+        io: IoThread,
+        queue: str,
+        subscription: str,
+        *,
+        at_once_max: int | None,
+        lease_ms: int,
     ) -> None:
         super().__init__(io)
         self._queue = queue
@@ -316,9 +328,10 @@ class _ConsumptionSteps(_Steps):
                 self._post(worker.leave)
 
     def _begin_again(self) -> None:
-        """A message that an iteration was left with may not have been handled."""
+        """End an iteration that was left, whose last message may not have been handled."""
         from mom_client.worker import RELEASE
 
+        self._leave()
         self._settle_at_hand(RELEASE)
 
 

@@ -16,6 +16,7 @@ from mom_client.administration import Administration
 from mom_client.calls import Caller
 from mom_client.connections import Connections
 from mom_client.group import Groups
+from mom_client.lease_room import LeaseRoom
 from mom_client.lease_streams import ArrivedLease, LeaseStreams
 from mom_client.options import EngineOptions
 from mom_client.producer import Producer
@@ -231,16 +232,16 @@ class Engine:
         topic: str,
         subscription: str,
         *,
-        messages_max: int,
+        room: LeaseRoom,
         lease_ms: int,
         accept: Callable[[ArrivedLease], None],
     ) -> LeaseStreams:
-        """Messages as the owners push them, for a worker that has up to ``messages_max``."""
+        """Messages as the owners push them, for a worker that has ``room`` for so many."""
         return LeaseStreams(
             self._caller,
             topic,
             subscription,
-            messages_max=messages_max,
+            room=room,
             lease_ms=lease_ms,
             accept=accept,
         )

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 from mom_client.addresses import is_gateway
 from mom_client.calls import Caller
 from mom_client.lease_ages import LeaseAges
+from mom_client.lease_room import LeaseRoom
 from mom_client.routing import TopicRoute
 from mom_client.wire import GrpcStream
 from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, UnavailableError
@@ -59,7 +60,7 @@ class LeaseStreams:
         topic: str,
         subscription: str,
         *,
-        messages_max: int,
+        room: LeaseRoom,
         lease_ms: int,
         accept: Callable[[ArrivedLease], None],
     ) -> None:
@@ -68,8 +69,7 @@ class LeaseStreams:
         self._topic = topic
         self.subscription = subscription
         self.lease_ms = lease_ms
-        self._messages_max = messages_max
-        self._portion = max(1, int(messages_max * _PORTION))
+        self._room = room
         self._held = 0
         """Messages that came and are not settled."""
         self._giving = False
@@ -115,7 +115,7 @@ class LeaseStreams:
     @property
     def room(self) -> int:
         """Messages that the worker can take otherwise; one at the least."""
-        return max(1, self._messages_max - self._held)
+        return max(1, self._room.messages - self._held)
 
     def took_up(self) -> None:
         """All that came is in the worker's hands: there is room for more bytes."""
@@ -267,7 +267,7 @@ class LeaseStreams:
         streams = list(self._streams.values())
         granted = sum(one.messages for one in (*streams, *self._ending))
         granted_bytes = sum(one.bytes for one in (*streams, *self._ending))
-        messages = self._messages_max - self._held - granted
+        messages = self._room.messages - self._held - granted
         room_bytes = STREAM_CREDIT_BYTES - self._waiting_bytes - granted_bytes
         if not streams or room_bytes <= 0 or self._following is None:
             return
@@ -286,7 +286,8 @@ class LeaseStreams:
             stream.give(share, share_bytes)
 
     def _is_portion(self, messages: int) -> bool:
-        return messages >= self._portion or (messages > 0 and not self._held)
+        portion = max(1, int(self._room.messages * _PORTION))
+        return messages >= portion or (messages > 0 and not self._held)
 
 
 class _NodeStream:

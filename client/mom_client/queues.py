@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mom_client.calls import Caller
-from mom_client.causes import telling
+from mom_client.causes import REFUSALS, telling
 from mom_client.routing import TopicRoute
 from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, UnavailableError
 from mom_core.limits import (
@@ -36,6 +36,8 @@ _DONE_BEFORE: Final[dict[int, tuple[str, ...]]] = {
     broker_pb2.SETTLE_ACTION_NACK: (ErrorCode.ALREADY_SETTLED.value, ErrorCode.LEASE_LOST.value),
     broker_pb2.SETTLE_ACTION_RELEASE: (ErrorCode.ALREADY_SETTLED.value, ErrorCode.LEASE_LOST.value),
 }
+# Errors after which it is certain that the try settled nothing. Any other one leaves that open.
+_NOT_DONE: Final = REFUSALS | {ErrorCode.NOT_OWNER}
 
 
 class Leased(list[broker_pb2.LeasedBatch]):
@@ -43,6 +45,40 @@ class Leased(list[broker_pb2.LeasedBatch]):
 
     since_ms: int = 0
     """When the call was sent, by the monotonic clock: no lease in it began earlier."""
+
+
+class _Settling:
+    """One call's ranges, which are tried until each has a result. Their places name them."""
+
+    def __init__(
+        self, subscription: str, ranges: Sequence[broker_pb2.SettleRange], deadline_ms: int
+    ) -> None:
+        self.subscription = subscription
+        self.ranges = ranges
+        self.deadline_ms = deadline_ms
+        self.results: list[broker_pb2.SettleResult | None] = [None] * len(ranges)
+        self._maybe_done: set[int] = set()
+
+    @property
+    def left(self) -> list[int]:
+        """Those without a result."""
+        return [place for place, result in enumerate(self.results) if result is None]
+
+    def fail(self, places: Sequence[int], error: MomError) -> None:
+        """None of them was settled."""
+        for place in places:
+            self.results[place] = _all_failed(self.ranges[place], error)
+
+    def note_open(self, place: int, error: MomError) -> None:
+        """A try ended with an error that is worth another one."""
+        if error.code not in _NOT_DONE:
+            self._maybe_done.add(place)
+
+    def finish(self, place: int, result: broker_pb2.SettleResult) -> None:
+        """Its owner answered. What an earlier try may have done, and is done, that one did."""
+        if place in self._maybe_done:
+            _forgive_settled_before(self.ranges[place].action, result)
+        self.results[place] = result
 
 
 class Queues:
@@ -221,49 +257,31 @@ class Queues:
         self, topic: str, subscription: str, ranges: Sequence[broker_pb2.SettleRange]
     ) -> list[broker_pb2.SettleResult]:
         """See :meth:`mom_client.engine.Engine.settle`."""
-        results: list[broker_pb2.SettleResult | None] = [None] * len(ranges)
-        deadline_ms = self._caller.deadline_ms()
+        settling = _Settling(subscription, ranges, self._caller.deadline_ms())
         backoff = self._caller.backoff()
-        left = list(range(len(ranges)))
         cause: MomError | None = None
-        repeated = False
-        while left:
+        while settling.left:
             route = await self._caller.routing.topic(topic)
             revision = self._caller.routing.snapshot.revision
-            error = await self._settle_once(
-                route, subscription, ranges, left, results, deadline_ms, repeated=repeated
-            )
-            left = [place for place in left if results[place] is None]
-            if not left or error is None:
+            error = await self._settle_once(route, settling)
+            if not settling.left or error is None:
                 break
             cause = telling(cause, error)
-            if self._caller.clock.monotonic_ms() >= deadline_ms:
-                for place in left:
-                    results[place] = _all_failed(ranges[place], cause)
+            if self._caller.clock.monotonic_ms() >= settling.deadline_ms:
+                settling.fail(settling.left, cause)
                 break
-            repeated = True
             await self._caller.wait(error, revision, backoff)
-        return [one for one in results if one is not None]
+        return [one for one in settling.results if one is not None]
 
-    async def _settle_once(
-        self,
-        route: TopicRoute,
-        subscription: str,
-        ranges: Sequence[broker_pb2.SettleRange],
-        left: Sequence[int],
-        results: list[broker_pb2.SettleResult | None],
-        deadline_ms: int,
-        *,
-        repeated: bool,
-    ) -> MomError | None:
+    async def _settle_once(self, route: TopicRoute, settling: _Settling) -> MomError | None:
         """One try of all that is left; the last error that is worth another one."""
         places: dict[str, list[int]] = {}
         last_error: MomError | None = None
-        for place in left:
+        for place in settling.left:
             try:
-                owner = route.owners[route.check_partition(ranges[place].partition)]
+                owner = route.owners[route.check_partition(settling.ranges[place].partition)]
             except InvalidArgumentError as error:
-                results[place] = _all_failed(ranges[place], error)
+                settling.fail((place,), error)
                 continue
             address = self._caller.routing.address(owner)
             if address:
@@ -271,51 +289,38 @@ class Queues:
             else:
                 last_error = _no_owner(route.name)
         errors = await asyncio.gather(
-            *(
-                self._settle_at(
-                    address, route, subscription, ranges, here, results, deadline_ms, repeated
-                )
-                for address, here in places.items()
-            )
+            *(self._settle_at(address, route, settling, here) for address, here in places.items())
         )
         return next((error for error in errors if error is not None), last_error)
 
     async def _settle_at(
-        self,
-        address: str,
-        route: TopicRoute,
-        subscription: str,
-        ranges: Sequence[broker_pb2.SettleRange],
-        places: Sequence[int],
-        results: list[broker_pb2.SettleResult | None],
-        deadline_ms: int,
-        repeated: bool,
+        self, address: str, route: TopicRoute, settling: _Settling, places: Sequence[int]
     ) -> MomError | None:
         request = broker_pb2.SettleRequest(
             topic_id=route.topic_id,
-            subscription=subscription,
-            ranges=[ranges[place] for place in places],
+            subscription=settling.subscription,
+            ranges=[settling.ranges[place] for place in places],
         )
         try:
             reply = await self._caller.call_address(
-                address, _SETTLE, request.SerializeToString(), deadline_ms
+                address, _SETTLE, request.SerializeToString(), settling.deadline_ms
             )
         except MomError as error:
-            if error.retriable:
-                return error
+            if not error.retriable:
+                settling.fail(places, error)
+                return None
             for place in places:
-                results[place] = _all_failed(ranges[place], error)
-            return None
+                settling.note_open(place, error)
+            return error
         last_error: MomError | None = None
         settled = broker_pb2.SettleResponse.FromString(reply).results
         for place, result in zip(places, settled, strict=True):
             retriable = _worth_another_try(result)
-            if retriable is not None:
+            if retriable is None:
+                settling.finish(place, result)
+            else:
+                settling.note_open(place, retriable)
                 last_error = retriable
-                continue
-            if repeated:
-                _forgive_settled_before(ranges[place].action, result)
-            results[place] = result
         return last_error
 
     # Looking.
@@ -373,7 +378,7 @@ def _worth_another_try(result: broker_pb2.SettleResult) -> MomError | None:
 
 
 def _forgive_settled_before(action: int, result: broker_pb2.SettleResult) -> None:
-    """What was sent twice and found its work done did it itself.
+    """What may have been done by an earlier try and is done was done by it.
 
     Where a message was to be given back, that its lease is gone is what was asked for, too.
     """

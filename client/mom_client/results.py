@@ -76,9 +76,9 @@ class Published(msgspec.Struct, frozen=True, gc=False):
         Zeros for a message that was not stored, as one with its dedup_id was there: the offset
         tells which.
         """
-        own_ids, places = self.batch.own_ids, self.batch.places
-        if places is not None and self.index in places.duplicates:
+        if not self.stored:
             return _NO_ID
+        own_ids, places = self.batch.own_ids, self.batch.places
         if own_ids is not None and self.index in own_ids:
             return own_ids[self.index]
         stored = self.index if places is None else self.offset - self.batch.base_offset
@@ -97,8 +97,13 @@ class Published(msgspec.Struct, frozen=True, gc=False):
     @property
     def duplicate(self) -> bool:
         """Whether an earlier try of the same batch, or one with its dedup_id, had landed."""
+        return self.batch.duplicate or not self.stored
+
+    @property
+    def stored(self) -> bool:
+        """False: a message with its dedup_id was there, and this one was left out."""
         places = self.batch.places
-        return self.batch.duplicate or (places is not None and self.index in places.duplicates)
+        return places is None or self.index not in places.duplicates
 
     @property
     def created(self) -> bool:

@@ -283,7 +283,7 @@ class Client:
         *,
         subscription: str | None = None,
         lease: float = 0,
-        at_once_max: int = 16,
+        at_once_max: int | None = None,
     ) -> SyncConsumption:
         """Work on a queue; see :meth:`mom_client.Client.consume`."""
         return SyncConsumption(

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
+from mom_client.lease_room import LeaseRoom
 from mom_client.lease_streams import ArrivedLease
 from mom_client.received import ReceivedMessage, messages_of_lease
 from mom_core.errors import MomError
@@ -82,17 +83,24 @@ class QueueWorker:
     """Receives, keeps, settles."""
 
     def __init__(
-        self, engine: Engine, topic: str, subscription: str, *, at_once_max: int, lease_ms: int
+        self,
+        engine: Engine,
+        topic: str,
+        subscription: str,
+        *,
+        at_once_max: int | None,
+        lease_ms: int,
     ) -> None:
+        """``at_once_max`` messages are leased at a time; None: by its speed."""
         self.topic = topic
         self.subscription = subscription
         self._engine = engine
-        self._at_once_max = at_once_max
+        self._room = LeaseRoom(at_once_max, engine.clock.monotonic_ms())
         self._lease_ms = lease_ms
         self._streams = engine.lease_streams(
             topic,
             subscription,
-            messages_max=at_once_max,
+            room=self._room,
             lease_ms=lease_ms,
             accept=self._accept,
         )
@@ -190,6 +198,8 @@ class QueueWorker:
 
     def settle(self, lease: HeldLease, offset: int, action: int, delay_ms: int = 0) -> None:
         """Settle one message in the background."""
+        if action != RELEASE:
+            self._room.handled(self._now_ms())
         if offset in lease.gone:
             if offset in lease.lost:
                 _log.warning(

@@ -34,6 +34,7 @@ from mom_core.quantities import (
     parse_duration_ms,
     parse_rate_per_s,
 )
+from mom_core.suggestions import known_instead
 
 FORMAT: Final = 1
 SECRET_BYTES: Final = 32
@@ -634,7 +635,7 @@ def _patched(
             values[field] = _setting_value(field, value, settings[field], current)
         elif field not in fixed:
             raise InvalidArgumentError(
-                f"{_shown(field)} is no setting of a {what}; these are: {', '.join(settings)}",
+                f"{_shown(field)} is no setting of a {what}{known_instead(str(field), settings)}",
                 field=str(field),
             )
         elif value != fixed[field]:

@@ -24,6 +24,8 @@ from mom_core import limits
 from mom_core.errors import InvalidArgumentError, MomError
 from mom_core.ids import id_text, parse_id
 from mom_core.message import JSON, TEXT, Message
+from mom_core.suggestions import known_instead
+from mom_gateway.shapes import fields_at
 
 
 class MessageIn(Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
@@ -194,7 +196,7 @@ def _decode_each(body: bytes, word: str, error: msgspec.ValidationError) -> list
         else:
             raws = _raw_records_decoder.decode(body).records
     except msgspec.ValidationError:
-        raise invalid_json(error) from None
+        raise invalid_json(error, MessagesIn if word == "messages" else RecordsIn) from None
     return [decode_item(raw) for raw in raws]
 
 
@@ -203,7 +205,7 @@ def decode_item(text: bytes | Raw) -> Item:
     try:
         return _message_decoder.decode(text)
     except msgspec.ValidationError as error:
-        return invalid_json(error)
+        return invalid_json(error, MessageIn)
     except msgspec.DecodeError as error:
         return malformed_json(bytes(text), error)
 
@@ -329,16 +331,24 @@ def malformed_json(body: bytes, error: msgspec.DecodeError) -> InvalidArgumentEr
     )
 
 
-def invalid_json(error: msgspec.ValidationError) -> InvalidArgumentError:
-    """The error of JSON of another shape; the field is the path of the value at fault."""
+def invalid_json(error: msgspec.ValidationError, kind: Any) -> InvalidArgumentError:
+    """The error of JSON of another shape than ``kind`` has; the field is the path of the value at
+    fault."""
     text = str(error)
     found = _PATH.search(text)
     path = found[1] if found else ""
     reason = _PATH.sub("", text)
-    named = _UNKNOWN_FIELD.search(reason) or _MISSING_FIELD.search(reason)
+    unknown = _UNKNOWN_FIELD.search(reason)
+    known = fields_at(kind, path) if unknown else []
+    named = unknown or _MISSING_FIELD.search(reason)
     if named:
         path = f"{path}.{named[1]}" if path else named[1]
     field = path or "body"
+    if unknown and known:
+        name = unknown[1]
+        return InvalidArgumentError(
+            f"unknown field {name[:64]!r}{known_instead(name, known)}", field=field
+        )
     if "base64" in reason:
         return InvalidArgumentError(
             f"{field} is no base64: write the standard alphabet with padding, such as AAEC",

@@ -64,7 +64,7 @@ class Call:
         try:
             return decoder.decode(body)
         except msgspec.ValidationError as error:
-            raise invalid_json(error) from None
+            raise invalid_json(error, decoder.type) from None
         except msgspec.DecodeError as error:
             raise malformed_json(body, error) from None
 

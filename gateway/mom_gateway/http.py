@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from mom_core.errors import InvalidArgumentError, OverloadedError, TooLargeError
+from mom_core.suggestions import known_instead
 
 Scope = MutableMapping[str, Any]
 AsgiMessage = MutableMapping[str, Any]
@@ -162,8 +163,7 @@ class Query:
         for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
             if name not in known:
                 raise InvalidArgumentError(
-                    f"unknown query parameter {name[:64]!r}; these are known: "
-                    f"{', '.join(sorted(known))}",
+                    f"unknown query parameter {name[:64]!r}{known_instead(name, sorted(known))}",
                     field=name[:64],
                 )
             if name in self._values:

@@ -261,6 +261,57 @@ async def test_a_subscriber_that_blocks_keeps_its_partition_and_commits_at_its_e
             assert second.end() == 0
 
 
+PARKS = """
+import logging
+from mom_client import Retry
+
+class DieAfterParking(logging.Handler):
+    def emit(self, record):
+        if ": parked " in record.getMessage():
+            note("dies")
+            os._exit(9)
+
+if "DIES" in os.environ:
+    logging.getLogger("mom_client").addHandler(DieAfterParking())
+
+def handle(subscription):
+    async def work(text: str):
+        if text == "bad":
+            raise ValueError(subscription)
+        note(subscription, text)
+    return work
+
+for one in os.environ["SUBSCRIPTIONS"].split():
+    app.subscriber(
+        QUEUE, subscription=one, session=1, retry=Retry(tries=1), dead_letter=QUEUE + ".dlq"
+    )(handle(one))
+"""
+
+
+async def test_a_message_is_parked_once_when_the_process_dies_before_it_commits(
+    client: mom_client.Client, broker: BrokerProcess, write: Write, journal: Path, name: str
+) -> None:
+    await client.create_topic(name)
+    await client.create_queue(f"{name}.dlq")
+    path = write(PARKS)
+    with AppProcess(path, broker.addresses, journal, SUBSCRIPTIONS="s", DIES="1") as first:
+        await until(lambda: first.runs, "it is ready")
+        await client.publish_many(name, ["bad", "good"])
+        await noted(journal, 1)
+        assert first.process.wait(60) == 9
+    with AppProcess(path, broker.addresses, journal, SUBSCRIPTIONS="s t") as second:
+        lines = await noted(journal, 3)
+        assert second.end() == 0
+        assert "where it was parked before" in second.log
+    assert sorted(lines) == ["dies", "s good", "t good"]
+    dead = (await client.describe(f"{name}.dlq"))[0].subscriptions[0].ready
+    assert dead == 2, "one copy of each subscription"
+    parked: list[mom_client.ReceivedMessage] = []
+    while len(parked) < dead:
+        parked += await client.receive(f"{name}.dlq", 2, wait=20)
+    assert sorted(one.headers["mom-dead-subscription"] for one in parked) == ["s", "t"]
+
+
 # mom run and mom init.
 
 

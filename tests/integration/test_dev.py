@@ -311,6 +311,20 @@ def test_good_lines_land_and_bad_ones_are_named(dev: DevProcess) -> None:
     assert (second["value"], second["headers"]) == ({"b": [2]}, {"h": "v"})
 
 
+def test_duplicates_are_told(dev: DevProcess) -> None:
+    first = dev.mom("produce", "once", "a", "--dedup-id", "1")
+    assert b"not stored" not in first.stderr
+    again = dev.mom("produce", "once", "a", "--dedup-id", "1")
+    assert b"once: partition 0, offset 0 (fsync); not stored again" in again.stderr
+    lines = b"".join(b'{"value": %d, "dedup_id": "%d"}\n' % (one, one) for one in range(4))
+    made = dev.json("produce", "once", "--json", stdin=lines)
+    assert (made["published"], made["duplicates"]) == (4, 1)
+    again = dev.mom("produce", "once", "--json", stdin=lines)
+    assert b"; 4 not stored again, as duplicates" in again.stderr
+    assert dev.json("produce", "once", "b", "c")["duplicates"] == 0
+    assert len(dev.mom("consume", "once", "--until-end").stdout.splitlines()) == 6
+
+
 def test_leases_by_the_command_line(dev: DevProcess) -> None:
     dev.mom("queue", "create", "work", "--lease", "10m")
     dev.mom("topic", "create", "not-work")

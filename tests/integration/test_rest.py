@@ -315,6 +315,69 @@ async def test_what_is_no_base64_is_named(rest: httpx.AsyncClient) -> None:
     assert "padding" in reply["results"][1]["detail"]
 
 
+MESSAGE_FIELDS = (
+    "value, value_base64, key, key_base64, headers, content_type, partition, timestamp_ms, id, "
+    "priority, delay_ms, deliver_at_ms, ttl_ms, expires_at_ms, dedup_id"
+)
+UNKNOWN_FIELDS: dict[str, tuple[str, dict[str, object], str, str]] = {
+    "in a message": (
+        "topics/fields/records",
+        {"value": 1, "dedupId": "a"},
+        "dedupId",
+        f"unknown field 'dedupId'; did you mean dedup_id? Known: {MESSAGE_FIELDS}, records",
+    ),
+    "beside the messages": (
+        "queues/fields-queue/messages",
+        {"mesages": []},
+        "mesages",
+        f"unknown field 'mesages'; did you mean messages? Known: {MESSAGE_FIELDS}, messages",
+    ),
+    "in a command": (
+        "queues/fields-queue/messages:receive",
+        {"xyz": 1},
+        "xyz",
+        "unknown field 'xyz'; known: max, wait_ms, lease_ms, max_bytes",
+    ),
+    "in one of a list": (
+        "topics/fields/subscriptions/s/leases:commit",
+        {"member_id": "a", "offsets": [{"partition": 0, "generation": 1, "ofset": 1}]},
+        "offsets[0].ofset",
+        "unknown field 'ofset'; did you mean offset? Known: partition, generation, offset",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN_FIELDS)
+async def test_an_unknown_field_is_told_with_those_that_are_known(
+    rest: httpx.AsyncClient, case: str
+) -> None:
+    await rest.put("/v1/topics/fields")
+    await rest.put("/v1/queues/fields-queue")
+    await rest.put("/v1/topics/fields/subscriptions/s")
+    path, body, field, detail = UNKNOWN_FIELDS[case]
+    problem = await ok(rest, "POST", f"/v1/{path}", 400, json=body)
+    assert (problem["field"], problem["detail"]) == (field, detail)
+
+
+async def test_an_unknown_field_of_one_message_suffers_alone(rest: httpx.AsyncClient) -> None:
+    await ok(rest, "PUT", "/v1/topics/some-fields", 201)
+    records = [{"value": 1}, {"vlaue": 1}]
+    path = "/v1/topics/some-fields/records"
+    landed, refused = (await ok(rest, "POST", path, 207, json={"records": records}))["results"]
+    assert landed["offset"] == 0
+    assert refused["detail"] == (
+        f"unknown field 'vlaue'; did you mean value? Known: {MESSAGE_FIELDS}"
+    )
+
+
+async def test_an_unknown_setting_is_told_with_its_like(rest: httpx.AsyncClient) -> None:
+    path = "/v1/queues/unknown-setting"
+    problem = await ok(rest, "PUT", path, 400, json={"maxDeliverys": 3})
+    assert problem["field"] == "maxDeliverys"
+    begins = "'maxDeliverys' is no setting of a queue; did you mean max_deliveries? Known: "
+    assert problem["detail"].startswith(begins)
+
+
 async def test_members_share_a_topic(rest: httpx.AsyncClient) -> None:
     base = "/v1/topics/shared/subscriptions/group"
     await ok(rest, "PUT", "/v1/topics/shared", 201, json={"partitions": 2})

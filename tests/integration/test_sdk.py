@@ -439,6 +439,39 @@ async def test_a_handler_that_is_cancelled_and_comes_back_misses_nothing(
     assert seen == set(range(101))
 
 
+async def test_an_iteration_that_was_left_and_is_closed_late_leaves_the_next_one_alone(
+    client: mom_client.Client, name: str
+) -> None:
+    """As after a `break`: Python closes the generator some time later."""
+    await client.create_queue(name)
+    await client.publish(name, "first")
+    async with client.consume(name) as messages:
+        left = aiter(messages)
+        assert (await anext(left)).text() == "first"
+        messages.ack()
+        following = aiter(messages)
+        waiting = asyncio.ensure_future(anext(following))
+        await client.describe(name)  # By then the worker has begun to wait.
+        await left.aclose()
+        await client.publish(name, "second")
+        assert (await waiting).text() == "second"
+
+
+async def test_a_subscription_that_was_left_goes_on_where_it_was(
+    client: mom_client.Client, name: str
+) -> None:
+    await client.create_topic(name)
+    async with client.subscribe(name, subscription="s") as messages:
+        await client.publish_many(name, [0, 1])
+        left = aiter(messages)
+        assert (await anext(left)).json() == 0
+        await client.publish_many(name, [2, 3])
+        following = aiter(messages)
+        assert (await anext(following)).json() == 0, "what was at hand comes again"
+        await left.aclose()
+        assert [(await anext(following)).json() for _ in range(3)] == [1, 2, 3]
+
+
 async def test_a_worker_that_is_cancelled_and_comes_back_gets_what_was_left(
     client: mom_client.Client, name: str
 ) -> None:

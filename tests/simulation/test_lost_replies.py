@@ -7,6 +7,7 @@ import pytest
 
 import mom_client
 from mom_broker.rpc.in_process import failure
+from mom_core.errors import ErrorCode
 from simulation.faults import CallFaults
 from simulation.simulated_cluster import SimulatedCluster, simulated
 
@@ -66,6 +67,61 @@ def test_an_ack_succeeds() -> None:
         return len(left)
 
     assert simulated(1, 1, scenario) == 0
+
+
+class RefuseOneAndLoseOne:
+    """Of the next calls to settle, refuses the one to a node, and loses the reply of another's."""
+
+    def __init__(self, faults: CallFaults) -> None:
+        self._pass_request, self._pass_reply = faults.request, faults.reply
+        self.refused = ""
+        self.lost = ""
+        self.last_settled_at = ""
+
+    async def request(self, address: str, method: str) -> None:
+        await self._pass_request(address, method)
+        if method.endswith("Settle"):
+            self.last_settled_at = address
+            if address == self.refused:
+                self.refused = ""
+                raise failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much at once")
+
+    async def reply(self, address: str, method: str) -> None:
+        await self._pass_reply(address, method)
+        if method.endswith("Settle") and address == self.lost:
+            self.lost = ""
+            raise failure(grpc.StatusCode.UNAVAILABLE, "the reply was lost")
+
+
+def test_only_what_an_earlier_try_may_have_settled_is_forgiven() -> None:
+    """Of two messages in one call, one try's reply is lost, and the other's try is refused."""
+
+    async def scenario(simulation: SimulatedCluster) -> list[mom_client.MomError | None]:
+        client = simulation.client()
+        await client.create_queue("emails", partitions=2)
+        trouble = RefuseOneAndLoseOne(simulation.faults)
+        simulation.faults.request = trouble.request  # type: ignore[method-assign]
+        simulation.faults.reply = trouble.reply  # type: ignore[method-assign]
+        messages = []
+        for partition in (0, 1):
+            await client.publish("emails", "hi", partition=partition)
+            messages += await client.receive("emails", lease=60)
+        new, settled_before = messages
+        await client.extend(new, 60)
+        lost = trouble.last_settled_at
+        await client.ack(settled_before)
+        refused = trouble.last_settled_at
+        assert lost != refused, "both partitions are one node's"
+        trouble.lost, trouble.refused = lost, refused
+        results = await client.ack([new, settled_before])
+        assert (trouble.lost, trouble.refused) == ("", ""), "nothing was lost or refused"
+        await client.close()
+        return results
+
+    of_new, of_settled_before = simulated(1, 2, scenario)
+    assert of_new is None
+    assert of_settled_before is not None
+    assert of_settled_before.code is ErrorCode.ALREADY_SETTLED
 
 
 def test_a_publish_lands_once() -> None:

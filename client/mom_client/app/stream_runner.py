@@ -270,15 +270,17 @@ class StreamRunner:
         parking_failures = 0
         while True:
             try:
-                await self._parking.park(message, error, failures)
+                parked = await self._parking.park(message, error, failures)
             except MomError as refused:
                 parking_failures += 1
                 self._problems.tell(place, f"parking {message!r} failed", refused)
                 await self._pause(lane, parking_failures)
             else:
                 log.warning(
-                    "%s: parked %r in %r after %d tries: %s: %s", place, message,
-                    self._settings.dead_letter, failures, type(error).__name__, error,
+                    "%s: parked %r in %r%s after %d tries: %s: %s", place, message,
+                    self._settings.dead_letter,
+                    "" if parked.stored else ", where it was parked before,",
+                    failures, type(error).__name__, error,
                     exc_info=error,
                 )  # fmt: skip
                 return
