@@ -188,7 +188,9 @@ class TopicReconciler:
         """Resources whose status differs from what was counted, and whether that is urgent."""
         for key in keys:
             resource = self._registry.topic(key)
-            if resource is None or resource.paused or not is_settled(resource):
+            if resource is None or resource.deleting or resource.paused:
+                continue
+            if not is_settled(resource):
                 continue
             found = difference(resource, listing.known(name_of(resource)))
             if found.counts or found.flow:
