@@ -41,9 +41,7 @@ def _due(lease: LeaseRecord, sends: list[SendRecord], moves: list[Move]) -> floa
     """
     times: list[SendRecord | Move] = list(sends)
     times += [one for one in moves if one.outcome is not Outcome.REFUSED]
-    taken = [
-        one.begin for one in moves if one.outcome is Outcome.OK and one.end < lease.begin
-    ]
+    taken = [one.begin for one in moves if one.outcome is Outcome.OK and one.end < lease.begin]
     latest = max(taken, default=float("-inf"))
     return min(
         (one.begin + one.delay_s for one in times if one.end is None or one.end >= latest),

@@ -95,7 +95,7 @@ class _Wait(NamedTuple):
 
 def out_of_turn(history: History, settings: Settings) -> _Found:
     """What is delivered has the highest priority and is the oldest of these, or is the oldest."""
-    for lane in _lanes(history, settings):
+    for lane in lanes(history, settings):
         for lease, priority, waits in lane.with_waits():
             ahead = [
                 one
@@ -117,7 +117,7 @@ def out_of_turn(history: History, settings: Settings) -> _Found:
 
 def low_before_high(history: History, settings: Settings) -> _Found:
     """Of N deliveries in a row no more than every tenth passes a higher priority by."""
-    for lane in _lanes(history, settings):
+    for lane in lanes(history, settings):
         passing = {
             id(lease)
             for lease, priority, waits in lane.with_waits()
@@ -160,7 +160,7 @@ def _too_many(leases: list[LeaseRecord], passing: set[int]) -> _Found:
 
 def starved(history: History, settings: Settings) -> _Found:
     """While a message waits, of every ten deliveries one is of a message that is not younger."""
-    for lane in _lanes(history, settings):
+    for lane in lanes(history, settings):
         for wait in lane.waits:
             younger = older = 0
             for lease in lane.leases:
@@ -184,7 +184,7 @@ def starved(history: History, settings: Settings) -> _Found:
 
 def beyond_its_turn(history: History, settings: Settings) -> _Found:
     """While a message of a group waits, no other group has more than a turn before it."""
-    for lane in _lanes(history, settings, ordering="fair"):
+    for lane in lanes(history, settings, ordering="fair"):
         for wait in lane.waits:
             if wait.send.group is None:
                 continue
@@ -209,7 +209,7 @@ def beyond_its_turn(history: History, settings: Settings) -> _Found:
 # What waits.
 
 
-class _Lane:
+class Lane:
     """A partition in a calm time: what was leased in it, and what certainly waited."""
 
     def __init__(
@@ -245,9 +245,7 @@ class _Lane:
             yield since, wait.until
 
 
-def _lanes(
-    history: History, settings: Settings, ordering: str = "priority"
-) -> Iterator[_Lane]:
+def lanes(history: History, settings: Settings, ordering: str = "priority") -> Iterator[Lane]:
     """Each partition, in each calm time, of the queues that are judged by an order."""
     for queue in history.queues.values():
         if queue.ordering != ordering or not (queue.priorities or ordering == "fair"):
@@ -267,7 +265,7 @@ def _lane(
     leases: list[LeaseRecord],
     since: float,
     until: float,
-) -> _Lane:
+) -> Lane:
     within = [one for one in leases if one.end >= since and one.begin <= until]
     sends = {}
     waits = []
@@ -278,10 +276,8 @@ def _lane(
         sends[id(lease)] = send
         wait = _wait(history, settings, lease, send)
         if wait is not None and max(since, wait.since) < min(until, wait.until):
-            waits.append(
-                wait._replace(since=max(since, wait.since), until=min(until, wait.until))
-            )
-    return _Lane(sorted(within, key=lambda one: one.begin), waits, sends)
+            waits.append(wait._replace(since=max(since, wait.since), until=min(until, wait.until)))
+    return Lane(sorted(within, key=lambda one: one.begin), waits, sends)
 
 
 def _only_send(history: History, lease: LeaseRecord) -> SendRecord | None:

@@ -360,7 +360,8 @@ class Load:
         key = f"k{number % self.plan.keys}" if number % 3 else None
         if queue is None:
             return _Outgoing(target=target, id=f"{client.name}-t{number}", key=key, queue=False)
-        name = f"{client.name}-{target.removeprefix(self.plan.queue) or 'q'}{number}"
+        suffix = target.removeprefix(self.plan.queue).removeprefix("-") or "q"
+        name = f"{client.name}-{suffix}{number}"
         if queue.rate_per_s:
             fair = queue.ordering == "fair"
             wish = Wish(group=tenant_of(number)) if fair else Wish(priority=priority_of(number))

@@ -201,6 +201,14 @@ class BrokenMessenger:
     async def cancel(self, queue: str, partition: int, offset: int) -> str | None:
         return "not_found"
 
+    async def reschedule(
+        self, queue: str, partition: int, offset: int, delay_s: float
+    ) -> str | None:
+        return "not_found"
+
+    async def purge(self, queue: str) -> None:
+        return
+
     async def send(
         self, target: str, body: str, key: str | None, wish: Wish, *, queue: bool
     ) -> Landed:
