@@ -13,8 +13,12 @@ from simulation.simulated_cluster import SimulatedCluster, simulated
 
 NODES = 3
 CLIENTS = 3
-PLAN = Plan(sends_per_s=10, lease_s=2, wait_s=0.5, deadline_s=20, drain_s=60, value_bytes=100)
+PLAN = Plan(sends_per_s=10, lease_s=2, wait_s=1, deadline_s=20, drain_s=60, value_bytes=100)
 BROKEN_SHARE = 0.02
+# After every second disruption, so long that the order of what waited through it can be judged: see
+# e2e.history.flow.
+CALM_EACH = 2
+CALM_S = 8
 
 
 def run_load(seed: int, path: Path, disruptions_count: int) -> list[str]:
@@ -43,10 +47,12 @@ class DisruptedLoad:
         with Recorder(path, self._simulation.loop.time) as recorder:
             async with Load(PLAN, kinds, recorder) as load:
                 await load.every_client_sends()
-                self._simulation.weather.broken_share = BROKEN_SHARE
-                for _ in range(disruptions_count):
+                for number in range(1, disruptions_count + 1):
+                    self._simulation.weather.broken_share = BROKEN_SHARE
                     await self.disrupt(load)
-                self._simulation.weather.broken_share = 0.0
+                    self._simulation.weather.broken_share = 0.0
+                    if number % CALM_EACH == 0:
+                        await asyncio.sleep(CALM_S)
 
     async def disrupt(self, load: Load) -> None:
         node_id = self._numbers.choice(sorted(self._cluster.nodes))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from e2e.history import delivery
+from e2e.history import delivery, flow
 from e2e.history.events import Action, AnyEvent, Outcome, Read, ReadMode
 from e2e.history.history import History, LeaseRecord, Position, SendRecord
 from mom_core.limits import DEDUP_WINDOW_MS_DEFAULT
@@ -123,7 +123,7 @@ def lost_from_log(history: History, settings: Settings) -> _Found:
 
 def lost_from_queue(history: History, settings: Settings) -> _Found:
     """What was taken into a queue that is empty now was acknowledged, or went a way that is
-    allowed: to the dead letters, by its expiry, by a cancellation."""
+    allowed: to the dead letters, by its expiry, by a cancellation, by a purge."""
     settled = delivery.gone_otherwise(history) | {
         (one.position, one.id)
         for leases in history.leases_at.values()
@@ -513,6 +513,14 @@ RULES: Final[dict[str, Callable[[History, Settings], _Found]]] = {
     "two of a FIFO key": delivery.fifo_in_flight,
     "dead letters": delivery.dead_letters,
     "delivered too often": delivery.delivered_too_often,
+    "order of dead letters": delivery.dead_letter_order,
+    "too soon after a failure": delivery.too_soon,
+    "delivered after a purge": delivery.delivered_after_purge,
+    "faster than its rate": flow.too_fast,
+    "out of turn": flow.out_of_turn,
+    "low before high": flow.low_before_high,
+    "starved": flow.starved,
+    "beyond its turn": flow.beyond_its_turn,
 }
 
 

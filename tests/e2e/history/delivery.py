@@ -1,4 +1,4 @@
-"""The rules of queues beyond leases: delays, expiry, cancellation, dedup ids, order, dead letters.
+"""The rules of queues beyond leases: times, cancellation, purges, dedup ids, order, dead letters.
 
 As all rules, each says only what is certain: see :mod:`e2e.history.checker`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from e2e.history.events import Outcome
+from e2e.history.events import Action, Move, Outcome, Settle
 from e2e.history.history import History, LeaseRecord, Position, SendRecord
 
 if TYPE_CHECKING:  # It gathers these rules.
@@ -21,11 +21,10 @@ _Found = Iterator[tuple[float, str, str, str]]
 
 
 def early(history: History, settings: Settings) -> _Found:
-    """A delayed message is not delivered before its time."""
+    """A message is not delivered before its time: the one it came with, or was moved to."""
     for position, lease, sends in _deliveries(history):
-        due = min(one.begin + one.delay_s for one in sends)
-        delayed = all(one.delay_s for one in sends)
-        if delayed and lease.end < due - settings.clock_skew_s:
+        due = _due(lease, sends, history.moves_at.get(position, []))
+        if lease.end < due - settings.clock_skew_s:
             yield (
                 lease.end,
                 lease.client,
@@ -33,6 +32,66 @@ def early(history: History, settings: Settings) -> _Found:
                 f"{lease.id} of {position} was delivered to {lease.client} at {lease.end:.3f} s, "
                 f"before its time at {due:.3f} s",
             )
+
+
+def _due(lease: LeaseRecord, sends: list[SendRecord], moves: list[Move]) -> float:
+    """The earliest time that may have been a message's when it was leased.
+
+    A move takes the place of what came before it, for certain where the calls did not overlap.
+    """
+    times: list[SendRecord | Move] = list(sends)
+    times += [one for one in moves if one.outcome is not Outcome.REFUSED]
+    taken = [one.begin for one in moves if one.outcome is Outcome.OK and one.end < lease.begin]
+    latest = max(taken, default=float("-inf"))
+    return min(
+        (one.begin + one.delay_s for one in times if one.end is None or one.end >= latest),
+        default=float("-inf"),
+    )
+
+
+def too_soon(history: History, settings: Settings) -> _Found:
+    """A message that failed waits before it comes again."""
+    for position, leases in history.leases_at.items():
+        queue = history.queues.get(position.target)
+        if queue is None or not queue.retry_backoff_s or position in history.moves_at:
+            continue
+        for failed in leases:
+            nack = next((one for one in failed.settles if _failed(one)), None)
+            if nack is None:
+                continue
+            due = nack.begin + queue.retry_backoff_s
+            for lease in leases:
+                later = lease.begin > nack.end or lease.deliveries > failed.deliveries
+                if later and lease.end < due - settings.clock_skew_s:
+                    yield (
+                        lease.end,
+                        lease.client,
+                        lease.id,
+                        f"{lease.id} of {position} was delivered to {lease.client} at "
+                        f"{lease.end:.3f} s, though {failed.client} had failed at it after "
+                        f"{nack.begin:.3f} s, and it waits until {due:.3f} s at least",
+                    )
+
+
+def _failed(settle: Settle) -> bool:
+    return settle.action is Action.NACK and settle.outcome is Outcome.OK
+
+
+def delivered_after_purge(history: History, settings: Settings) -> _Found:
+    """A purge of all that waits and all that is leased leaves nothing that was there before."""
+    for position, lease, sends in _deliveries(history):
+        for purge in history.purges_of.get(position.target, ()):
+            landed = [one for one in sends if one.position == position and one.end is not None]
+            before = any(one.end < purge.begin for one in landed if one.end is not None)
+            if purge.outcome is Outcome.OK and before and lease.begin > purge.end:
+                yield (
+                    lease.end,
+                    lease.client,
+                    lease.id,
+                    f"{lease.id} of {position} was delivered to {lease.client} between "
+                    f"{lease.begin:.3f} and {lease.end:.3f} s, though {purge.client} had purged "
+                    f"the queue between {purge.begin:.3f} and {purge.end:.3f} s",
+                )
 
 
 def expired(history: History, settings: Settings) -> _Found:
@@ -207,6 +266,43 @@ def dead_letters(history: History, settings: Settings) -> _Found:
                 )
 
 
+def dead_letter_order(history: History, settings: Settings) -> _Found:
+    """What died in a partition is among the dead letters in the order in which it died."""
+    places = _places(history)
+    for queue in history.queues.values():
+        lanes: dict[int, list[tuple[Settle, LeaseRecord, Position]]] = {}
+        for lease in history.leases.values() if queue.dead_letter else ():
+            last = next((one for one in lease.settles if _failed(one)), None)
+            found = places.get((queue.dead_letter, lease.id), ())
+            dies = lease.position.target == queue.target and (
+                lease.deliveries == queue.max_deliveries
+            )
+            if last is not None and dies and len(found) == 1:
+                (place,) = found
+                lanes.setdefault(lease.position.partition, []).append((last, lease, place))
+        for lane in lanes.values():
+            yield from _out_of_order(lane)
+
+
+def _out_of_order(lane: list[tuple[Settle, LeaseRecord, Position]]) -> _Found:
+    ended = sorted(lane, key=lambda each: each[0].end)
+    done = 0
+    ahead: tuple[Settle, LeaseRecord, Position] | None = None
+    for nack, lease, place in sorted(lane, key=lambda each: each[0].begin):
+        while done < len(ended) and ended[done][0].end < nack.begin:
+            if ahead is None or ended[done][2].offset > ahead[2].offset:
+                ahead = ended[done]
+            done += 1
+        if ahead is not None and ahead[2].offset > place.offset:
+            yield (
+                nack.end,
+                lease.client,
+                lease.id,
+                f"{lease.id} of {lease.position} died after {nack.begin:.3f} s and is {place}, "
+                f"before {ahead[1].id}, which had died by {ahead[0].end:.3f} s and is {ahead[2]}",
+            )
+
+
 def delivered_too_often(history: History, settings: Settings) -> _Found:
     """A message that failed ``max_deliveries`` times is not delivered again."""
     for lease in history.leases.values():
@@ -223,9 +319,10 @@ def delivered_too_often(history: History, settings: Settings) -> _Found:
 
 
 def gone_otherwise(history: History) -> set[tuple[Position, str]]:
-    """The messages of queues that need no ack: dead, cancelled, or maybe expired.
+    """The messages of queues that need no ack: dead, cancelled, purged, or maybe expired.
 
-    Where the dead letters were not read to their end, whatever came may be among them.
+    Where the dead letters were not read to their end, whatever came may be among them. Where the
+    expired go there, expiring is no way out of its own.
     """
     gone: set[tuple[Position, str]] = set()
     places = _places(history)
@@ -242,9 +339,22 @@ def gone_otherwise(history: History) -> set[tuple[Position, str]]:
         if any(one.outcome is not Outcome.REFUSED for one in cancels):
             gone |= {(position, value) for value in history.values.get(position, ())}
     for send in history.sends.values():
-        if send.ttl_s:
+        if _expires(history, send) or _purged(history, send):
             gone |= {(place, send.id) for place in places.get((send.target, send.id), ())}
     return gone
+
+
+def _expires(history: History, send: SendRecord) -> bool:
+    queue = history.queues.get(send.target)
+    return bool(send.ttl_s) and not (queue is not None and queue.expired_are_dead)
+
+
+def _purged(history: History, send: SendRecord) -> bool:
+    """Whether a purge may have taken it: one that nobody knows the end of may end at any time."""
+    return any(
+        one.outcome is Outcome.UNKNOWN or (one.outcome is Outcome.OK and send.begin < one.end)
+        for one in history.purges_of.get(send.target, ())
+    )
 
 
 def _dead(history: History, dead_letter: str) -> dict[str, LeaseRecord]:

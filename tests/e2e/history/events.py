@@ -50,6 +50,9 @@ class Send(Event, tag="send", frozen=True):
     ttl_s: float = 0.0
     """It expires so long after this call. 0: never."""
     dedup_id: str | None = None
+    priority: int = 0
+    group: str | None = None
+    """Whose turn it takes in a fair queue. None: nobody's that is known."""
 
 
 class Queue(Event, tag="queue", frozen=True):
@@ -60,6 +63,16 @@ class Queue(Event, tag="queue", frozen=True):
     max_deliveries: int = 0
     dead_letter: str = ""
     """A queue whose messages are looked at, too. Empty: there is none."""
+    expired_are_dead: bool = False
+    """Whether a message whose time is over goes to the dead letters."""
+    retry_backoff_s: float = 0.0
+    """A message that failed waits at least so long before it comes again."""
+    priorities: bool = False
+    """Whether its messages have priorities, and are judged by them."""
+    rate_per_s: float = 0.0
+    """0: no limit."""
+    burst: int = 0
+    """How many messages beyond the rate may come at once, see :func:`e2e.history.flow.too_fast`."""
 
 
 class Sent(Event, tag="sent", frozen=True):
@@ -171,6 +184,30 @@ class Cancel(Event, tag="cancel", frozen=True):
     outcome: Outcome
 
 
+class Move(Event, tag="move", frozen=True):
+    """A message that waits was moved to another time, with the result."""
+
+    client: str
+    target: str
+    partition: int
+    offset: int
+    begin: float
+    end: float
+    delay_s: float
+    """It may be delivered so long after this call, and not before."""
+    outcome: Outcome
+
+
+class Purge(Event, tag="purge", frozen=True):
+    """All that waits in a queue and all that is leased was taken away, or maybe not."""
+
+    client: str
+    target: str
+    begin: float
+    end: float
+    outcome: Outcome
+
+
 class Call(Event, tag="call", frozen=True):
     """A call that is no send, as a whole: how long it took and whether it failed."""
 
@@ -220,6 +257,8 @@ AnyEvent = (
     | Settle
     | Queue
     | Cancel
+    | Move
+    | Purge
     | Call
     | LogEnd
     | Drained

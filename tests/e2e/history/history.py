@@ -34,6 +34,8 @@ class SendRecord:
     delay_s: float = 0.0
     ttl_s: float = 0.0
     dedup_id: str | None = None
+    priority: int = 0
+    group: str | None = None
     end: float | None = None
     position: Position | None = None
     durability: str = ""
@@ -120,6 +122,8 @@ class History:
         self.leases_at: dict[Position, list[LeaseRecord]] = {}
         self.queues: dict[str, events.Queue] = {}
         self.cancels_at: dict[Position, list[events.Cancel]] = {}
+        self.moves_at: dict[Position, list[events.Move]] = {}
+        self.purges_of: dict[str, list[events.Purge]] = {}
         self.values: dict[Position, dict[str, Witness]] = {}
         self.calls: list[CallRecord] = []
         self.log_ends: list[events.LogEnd] = []
@@ -152,6 +156,11 @@ class History:
             case events.Cancel():
                 place = Position(event.target, event.partition, event.offset)
                 self.cancels_at.setdefault(place, []).append(event)
+            case events.Move():
+                place = Position(event.target, event.partition, event.offset)
+                self.moves_at.setdefault(place, []).append(event)
+            case events.Purge():
+                self.purges_of.setdefault(event.target, []).append(event)
             case events.Call():
                 self.calls.append(
                     CallRecord(
@@ -176,6 +185,8 @@ class History:
             event.delay_s,
             event.ttl_s,
             event.dedup_id,
+            event.priority,
+            event.group,
         )
         self.sends[event.client, event.call] = record
         self.by_id.setdefault((event.target, event.id), []).append(record)

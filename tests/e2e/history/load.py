@@ -9,8 +9,10 @@
 
 Each client publishes keyed and unkeyed messages to both, follows the topic's log, reads it as a
 member of a subscription (where its kind can) and works on the queue. Some messages of the queue
-are delayed, cancelled, sent twice under a dedup id, expire or fail; a FIFO queue beside it gets a
-quarter of the load, and one client looks after the dead letters of both. At the end of the block
+are delayed, cancelled, moved, sent twice under a dedup id, expire or fail; a FIFO queue beside it
+gets a quarter of the load. Two queues with a rate get their messages in surges: one has priorities,
+and one is fair to tenants and is purged at times. One client looks after the dead letters of all of
+them. At the end of the block
 publishing stops, a fresh reader reads the log to its end, the others catch up, and the queue is
 emptied: then the history says what was lost. Errors that clients meet go into the history and
 end nothing.
@@ -19,12 +21,15 @@ end nothing.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
+
+import msgspec
 
 from e2e.history import events
 from e2e.history.events import Action, Outcome, ReadMode, body_of
@@ -41,13 +46,23 @@ from e2e.history.messengers import (
 from e2e.history.recorder import CallError, ClientRecorder, Recorder
 from e2e.history.wishes import (
     MAX_DELIVERIES,
+    NO_WISH,
+    RATE_PER_S,
+    RATED_SENDS_PER_S,
     RETRY_BACKOFF_MS,
+    SURGE,
+    TENANT_HEADER,
     Fate,
+    Wish,
     fails,
     fate_of,
     id_with,
+    moved_delay_s,
+    priority_of,
+    tenant_of,
     wish_of,
 )
+from mom_core.limits import RATE_BUCKET_MS
 
 # Before a call that failed is made again, so that a client does not spin on a refused connection.
 PAUSE_S: Final = 0.1
@@ -58,6 +73,12 @@ NACK_EACH: Final = 17
 EXTEND_EACH: Final = 13
 # The FIFO queue gets one message for so many of the others.
 FIFO_SHARE: Final = 4
+# The fair queue is purged after so many of a client's messages, in the middle of a surge.
+PURGE_EACH: Final = 3 * SURGE
+# At the queues with a rate, where a lost lease hides for so long what comes next.
+RATED_LEASE_S_MAX: Final = 3.0
+# What the rule of rates allows for each: see events.Queue.burst.
+CLIENTS_MAX: Final = 8
 # Of the queues with few messages: a store promises little of its room for them.
 SMALL_RETENTION_BYTES: Final = 1 << 20
 
@@ -92,10 +113,18 @@ class Plan:
         if not self.wishes:
             return [events.Queue(self.queue)]
         dead = f"{self.queue}-dead"
+        queue = events.Queue(
+            self.queue, "priority", MAX_DELIVERIES, dead, retry_backoff_s=RETRY_BACKOFF_MS / 1000
+        )
+        replace = msgspec.structs.replace
+        burst = math.ceil(RATE_PER_S * RATE_BUCKET_MS / 1000) + CLIENTS_MAX
+        rated = replace(queue, rate_per_s=RATE_PER_S, burst=burst)
         return [
             events.Queue(dead),
-            events.Queue(self.queue, "priority", MAX_DELIVERIES, dead),
-            events.Queue(f"{self.queue}-fifo", "fifo", MAX_DELIVERIES, dead),
+            replace(queue, expired_are_dead=True),
+            replace(queue, target=f"{self.queue}-fifo", ordering="fifo"),
+            replace(rated, target=f"{self.queue}-rated", priorities=True),
+            replace(rated, target=f"{self.queue}-fair", ordering="fair"),
         ]
 
     @property
@@ -104,22 +133,43 @@ class Plan:
         dead = {one.dead_letter for one in self.queues}
         return [one for one in self.queues if one.target not in dead]
 
+    def lease_s_of(self, queue: events.Queue) -> float:
+        """How long a worker of a queue has for a message."""
+        return min(self.lease_s, RATED_LEASE_S_MAX) if queue.rate_per_s else self.lease_s
+
     def to_make(self, queue: events.Queue) -> QueueToMake:
         """A queue with its settings."""
         main = queue.target == self.queue
         settings: dict[str, object] = {
             "partitions": self.partitions if main else 1,
             "retention_bytes": RETENTION_BYTES if main else SMALL_RETENTION_BYTES,
-            "lease_ms": int(self.lease_s * 1000),
+            "lease_ms": int(self.lease_s_of(queue) * 1000),
         }
         if queue.dead_letter:
             settings |= {
                 "ordering": queue.ordering,
                 "dead_letter": queue.dead_letter,
                 "max_deliveries": queue.max_deliveries,
+                "dead_letter_expired": queue.expired_are_dead,
                 "retry_backoff_ms": RETRY_BACKOFF_MS,
+                "rate_per_s": queue.rate_per_s,
             }
+        if queue.ordering == "fair":
+            settings["fair_by"] = f"header:{TENANT_HEADER}"
         return QueueToMake(queue.target, settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outgoing:
+    """A message to send."""
+
+    target: str
+    id: str
+    key: str | None
+    fate: Fate | None = None
+    wish: Wish = NO_WISH
+    queue: bool
+    """Whether it goes to a queue, not a topic."""
 
 
 class _ConnectedClient:
@@ -146,6 +196,7 @@ class Load:
     """The clients at work; an async context manager that drains at its end."""
 
     def __init__(self, plan: Plan, kinds: Sequence[Kind], recorder: Recorder) -> None:
+        assert len(kinds) <= CLIENTS_MAX, "the rule of rates allows for no more"
         self.plan = plan
         self._recorder = recorder
         self._clients = [
@@ -277,73 +328,81 @@ class Load:
         self, client: _ConnectedClient, target: str, queue: events.Queue | None
     ) -> None:
         room = asyncio.Semaphore(SENDS_AT_ONCE_MAX if client.kind.ordered_by_call else 1)
-        fifo = queue is not None and queue.ordering == "fifo"
-        interval_s = (FIFO_SHARE if fifo else 1) / self.plan.sends_per_s
-        letter = "t" if queue is None else "f" if fifo else "q"
+        surge = SURGE if queue is not None and queue.rate_per_s else 1
+        interval_s = surge / self._sends_per_s(queue)
         due = self._recorder.now()
         number = 0
         async with asyncio.TaskGroup() as sends:
             while not self._stopping.is_set():
                 await room.acquire()
                 number += 1
-                key = f"k{number % self.plan.keys}" if number % 3 else None
-                fate = None
-                if queue is not None and queue.dead_letter:
-                    fate = fate_of(number, queue.ordering)
-                message_id = id_with(fate, f"{client.name}-{letter}{number}")
-                send = sends.create_task(
-                    self._send(client, target, message_id, key, fate, queue=queue is not None)
-                )
+                one = self._outgoing(client, target, queue, number)
+                send = sends.create_task(self._send(client, one))
                 send.add_done_callback(lambda _: room.release())
-                # What was missed while there was no room is not made up for.
-                due = max(due + interval_s, self._recorder.now())
-                await self._pause(due - self._recorder.now())
+                if self._is_to_purge(client, queue, number):
+                    sends.create_task(self._purge(client, target))
+                if number % surge == 0:
+                    # What was missed while there was no room is not made up for.
+                    due = max(due + interval_s, self._recorder.now())
+                    await self._pause(due - self._recorder.now())
 
-    async def _send(
-        self,
-        client: _ConnectedClient,
-        target: str,
-        message_id: str,
-        key: str | None,
-        fate: Fate | None,
-        *,
-        queue: bool,
-    ) -> None:
+    def _sends_per_s(self, queue: events.Queue | None) -> float:
+        """Of each client."""
+        if queue is not None and queue.rate_per_s:
+            return RATED_SENDS_PER_S / len(self._clients)
+        fifo = queue is not None and queue.ordering == "fifo"
+        return self.plan.sends_per_s / (FIFO_SHARE if fifo else 1)
+
+    def _outgoing(
+        self, client: _ConnectedClient, target: str, queue: events.Queue | None, number: int
+    ) -> _Outgoing:
+        """A client's message number ``number`` to a target."""
+        key = f"k{number % self.plan.keys}" if number % 3 else None
+        if queue is None:
+            return _Outgoing(target=target, id=f"{client.name}-t{number}", key=key, queue=False)
+        suffix = target.removeprefix(self.plan.queue).removeprefix("-") or "q"
+        name = f"{client.name}-{suffix}{number}"
+        if queue.rate_per_s:
+            fair = queue.ordering == "fair"
+            wish = Wish(group=tenant_of(number)) if fair else Wish(priority=priority_of(number))
+            return _Outgoing(target=target, id=name, key=key, wish=wish, queue=True)
+        fate = fate_of(number, queue.ordering) if queue.dead_letter else None
+        message_id = id_with(fate, name)
+        wish = wish_of(fate, message_id)
+        return _Outgoing(target=target, id=message_id, key=key, fate=fate, wish=wish, queue=True)
+
+    async def _send(self, client: _ConnectedClient, one: _Outgoing) -> None:
         landed = None
         for _ in range(1 + client.kind.resends):
-            landed = await self._try(client, target, message_id, key, fate, queue=queue)
+            landed = await self._try(client, one)
             if landed is not None:
                 break
             await self._pause(PAUSE_S)
-        if fate is Fate.AGAIN:
-            await self._try(client, target, message_id, key, fate, queue=queue)
-        elif fate is Fate.CANCELLED and landed is not None:
-            await self._cancel(client, target, landed)
+        delay_s = moved_delay_s(one.fate)
+        if one.fate is Fate.AGAIN:
+            await self._try(client, one)
+        elif one.fate is Fate.CANCELLED and landed is not None:
+            await self._cancel(client, one.target, landed)
+        elif delay_s is not None and landed is not None:
+            await self._move(client, one.target, landed, delay_s)
 
-    async def _try(
-        self,
-        client: _ConnectedClient,
-        target: str,
-        message_id: str,
-        key: str | None,
-        fate: Fate | None,
-        *,
-        queue: bool,
-    ) -> Landed | None:
+    async def _try(self, client: _ConnectedClient, one: _Outgoing) -> Landed | None:
         """One call; where it landed, or None when it failed."""
-        body, wish = body_of(message_id, self.plan.value_bytes), wish_of(fate, message_id)
+        body = body_of(one.id, self.plan.value_bytes)
         begin = self._recorder.now()
-        call = client.recorder.send(target, message_id, key, wish)
+        call = client.recorder.send(one.target, one.id, one.key, one.wish)
         client.under_way[call] = begin
         try:
             async with asyncio.timeout(self.plan.deadline_s):
-                landed = await client.messenger.send(target, body, key, wish, queue=queue)
+                landed = await client.messenger.send(
+                    one.target, body, one.key, one.wish, queue=one.queue
+                )
         except (CallError, TimeoutError) as error:
             client.recorder.send_failed(call, _call_error(error))
             return None
         else:
             client.recorder.sent(call, *landed)
-            client.sent_from[target] = begin
+            client.sent_from[one.target] = begin
             return landed
         finally:
             del client.under_way[call]
@@ -359,6 +418,34 @@ class Load:
         # A call that was made again may find its own cancellation.
         outcome = Outcome.UNKNOWN if code else Outcome.OK
         recorder.cancelled(target, *place, begin, outcome)
+
+    async def _move(
+        self, client: _ConnectedClient, target: str, landed: Landed, delay_s: float
+    ) -> None:
+        recorder, place = client.recorder, (landed.partition, landed.offset)
+        begin = recorder.now()
+        code: str | None = "unknown"
+        with suppress(CallError, TimeoutError), recorder.call("reschedule"):
+            async with asyncio.timeout(self.plan.deadline_s):
+                code = await client.messenger.reschedule(target, *place, delay_s)
+        outcome = Outcome.UNKNOWN if code else Outcome.OK
+        recorder.moved(target, *place, begin, delay_s, outcome)
+
+    def _is_to_purge(
+        self, client: _ConnectedClient, queue: events.Queue | None, number: int
+    ) -> bool:
+        fair = queue is not None and queue.ordering == "fair"
+        return fair and client is self._clients[0] and number % PURGE_EACH == 0
+
+    async def _purge(self, client: _ConnectedClient, target: str) -> None:
+        recorder = client.recorder
+        begin = recorder.now()
+        outcome = Outcome.UNKNOWN
+        with suppress(CallError, TimeoutError), recorder.call("purge"):
+            async with asyncio.timeout(self.plan.deadline_s):
+                await client.messenger.purge(target)
+            outcome = Outcome.OK
+        recorder.purged(target, begin, outcome)
 
     async def _pause(self, seconds: float) -> None:
         """Wait, though no longer than until publishing stops."""
@@ -426,7 +513,7 @@ class Load:
                             queue.target,
                             plan.receive_max,
                             wait_s=plan.wait_s,
-                            lease_s=plan.lease_s,
+                            lease_s=plan.lease_s_of(queue),
                         )
             except (CallError, TimeoutError):
                 await asyncio.sleep(PAUSE_S)
@@ -455,7 +542,7 @@ class Load:
                 deliveries=one.deliveries,
                 begin=begin,
                 end=end,
-                lease_s=plan.lease_s,
+                lease_s=plan.lease_s_of(queue),
             )
             for one in held
         ]
@@ -486,7 +573,7 @@ class Load:
         if not pairs:
             return
         plan, recorder = self.plan, client.recorder
-        lease_s = plan.lease_s if action is Action.EXTEND else 0.0
+        lease_s = plan.lease_s_of(queue) if action is Action.EXTEND else 0.0
         begin = recorder.now()
         outcomes = [Outcome.UNKNOWN] * len(pairs)
         client.under_way[pairs[0][0]] = begin

@@ -16,7 +16,7 @@ import httpx
 import mom_client
 from e2e.history.events import Action
 from e2e.history.recorder import CallError, ClientRecorder
-from e2e.history.wishes import Wish
+from e2e.history.wishes import TENANT_HEADER, Wish
 from mom_client import ErrorCode, MomError, ReceivedMessage
 
 
@@ -68,6 +68,14 @@ class Messenger(Protocol):
 
     async def cancel(self, queue: str, partition: int, offset: int) -> str | None:
         """Cancel a message that waits; an error's code when it may not be done."""
+
+    async def reschedule(
+        self, queue: str, partition: int, offset: int, delay_s: float
+    ) -> str | None:
+        """Move a message that waits; an error's code when it may not be done."""
+
+    async def purge(self, queue: str) -> None:
+        """Take away all that waits in a queue and all that is leased."""
 
     def read(
         self, topic: str, partition: int, offset: int, *, follow: bool
@@ -184,7 +192,14 @@ class SdkMessenger:
         """See :class:`Messenger`."""
         with _translated():
             published = await self._client.publish(
-                target, body, key=key, delay=wish.delay_s, ttl=wish.ttl_s, dedup_id=wish.dedup_id
+                target,
+                body,
+                key=key,
+                headers={} if wish.group is None else {TENANT_HEADER: wish.group},
+                delay=wish.delay_s,
+                ttl=wish.ttl_s,
+                dedup_id=wish.dedup_id,
+                priority=wish.priority,
             )
         return Landed(published.partition, published.offset, published.durability)
 
@@ -193,6 +208,20 @@ class SdkMessenger:
         with _translated():
             (error,) = await self._client.cancel(queue, [f"{partition}:{offset}"])
         return None if error is None else error.code.value
+
+    async def reschedule(
+        self, queue: str, partition: int, offset: int, delay_s: float
+    ) -> str | None:
+        """See :class:`Messenger`."""
+        places = [f"{partition}:{offset}"]
+        with _translated():
+            (error,) = await self._client.reschedule(queue, places, delay=delay_s)
+        return None if error is None else error.code.value
+
+    async def purge(self, queue: str) -> None:
+        """See :class:`Messenger`."""
+        with _translated():
+            await self._client.purge(queue, leased=True)
 
     async def read(
         self, topic: str, partition: int, offset: int, *, follow: bool
@@ -296,6 +325,10 @@ class HttpMessenger:
             message["ttl_ms"] = int(wish.ttl_s * 1000)
         if wish.dedup_id is not None:
             message["dedup_id"] = wish.dedup_id
+        if wish.priority:
+            message["priority"] = wish.priority
+        if wish.group is not None:
+            message["headers"] = {TENANT_HEADER: wish.group}
         reply = await self._call("POST", path, json=message)
         result = reply["results"][0]
         return Landed(result["partition"], result["offset"], result["durability"])
@@ -355,9 +388,24 @@ class HttpMessenger:
 
     async def cancel(self, queue: str, partition: int, offset: int) -> str | None:
         """See :class:`Messenger`."""
-        path = f"/v1/queues/{queue}/messages:cancel"
+        positions = [f"{partition}:{offset}"]
+        return await self._change(queue, "cancel", {"positions": positions})
+
+    async def reschedule(
+        self, queue: str, partition: int, offset: int, delay_s: float
+    ) -> str | None:
+        """See :class:`Messenger`."""
+        wanted = {"positions": [f"{partition}:{offset}"], "delay_ms": int(delay_s * 1000)}
+        return await self._change(queue, "reschedule", wanted)
+
+    async def purge(self, queue: str) -> None:
+        """See :class:`Messenger`."""
+        await self._call("POST", f"/v1/queues/{queue}/messages:purge", json={"leased": True})
+
+    async def _change(self, queue: str, how: str, wanted: dict[str, Any]) -> str | None:
+        """Change one message that waits; an error's code when it may not be done."""
         try:
-            reply = await self._call("POST", path, json={"positions": [f"{partition}:{offset}"]})
+            reply = await self._call("POST", f"/v1/queues/{queue}/messages:{how}", json=wanted)
         except CallError as error:
             return error.code
         (result,) = reply["results"]

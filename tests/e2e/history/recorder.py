@@ -138,6 +138,25 @@ class ClientRecorder:
         event = events.Cancel(self.name, target, partition, offset, begin, self.now(), outcome)
         self._recorder.write(event)
 
+    def moved(
+        self,
+        target: str,
+        partition: int,
+        offset: int,
+        begin: float,
+        delay_s: float,
+        outcome: Outcome,
+    ) -> None:
+        """A message that waits was moved to another time, or maybe not."""
+        end = self.now()
+        self._recorder.write(
+            events.Move(self.name, target, partition, offset, begin, end, delay_s, outcome)
+        )
+
+    def purged(self, target: str, begin: float, outcome: Outcome) -> None:
+        """A queue was purged, or maybe not."""
+        self._recorder.write(events.Purge(self.name, target, begin, self.now(), outcome))
+
     @contextmanager
     def call(self, what: str, wait_s: float = 0.0) -> Iterator[float]:
         """Record the call inside, and hand its beginning in. Errors go on as they are."""

@@ -12,6 +12,10 @@ class Fate(StrEnum):
     DELAYED = "delayed"
     CANCELLED = "cancelled"
     """Delayed, and cancelled as soon as it is there."""
+    SOONER = "sooner"
+    """Delayed, and moved to an earlier time as soon as it is there."""
+    LATER = "later"
+    """Delayed, and moved to a later time as soon as it is there."""
     AGAIN = "again"
     """Sent twice under one dedup id."""
     EXPIRES = "expires"
@@ -23,9 +27,25 @@ class Fate(StrEnum):
 DELAY_S: Final = 1.0
 # Longer than the call that cancels it, unless something is wrong.
 CANCELLED_DELAY_S: Final = 4.0
+# From the move on: see MOVED_DELAY_S.
+SOONER_DELAY_S: Final = 0.5
+LATER_DELAY_S: Final = 3.0
+# What is moved is delayed by so much at first.
+MOVED_DELAY_S: Final = 2.0
 TTL_S: Final = 0.15
 MAX_DELIVERIES: Final = 4
-RETRY_BACKOFF_MS: Final = 100
+# Longer than what clocks may differ by, so that a wait that is left out is seen.
+RETRY_BACKOFF_MS: Final = 250
+
+# Queues with a rate get so many messages at once from each client, and on average fewer than the
+# rate: something waits most of the time, and soon nothing does when all have stopped.
+RATE_PER_S: Final = 10.0
+RATED_SENDS_PER_S: Final = 7.5
+SURGE: Final = 20
+# Of so many messages of the fair queue one is of a tenant who sends little.
+_QUIET_EACH: Final = 5
+_QUIET_TENANTS: Final = 2
+TENANT_HEADER: Final = "tenant"
 
 # One of so many messages of a queue has a fate of its own, each in turn.
 FATE_EACH: Final = 7
@@ -39,6 +59,9 @@ class Wish(NamedTuple):
     delay_s: float = 0.0
     ttl_s: float = 0.0
     dedup_id: str | None = None
+    priority: int = 0
+    group: str | None = None
+    """The value of its TENANT_HEADER."""
 
 
 NO_WISH: Final = Wish()
@@ -53,6 +76,22 @@ def fate_of(number: int, ordering: str) -> Fate | None:
     return Fate.FAILS if ordering == "fifo" else _FATES[turn % len(_FATES)]
 
 
+def priority_of(number: int) -> int:
+    """The priority of a client's message number ``number``: each of them in every ten."""
+    return (number * 7 + 3) % 10
+
+
+def tenant_of(number: int) -> str:
+    """Whose a client's message number ``number`` is: mostly the noisy one's."""
+    turn, rest = divmod(number, _QUIET_EACH)
+    return "noisy" if rest else f"quiet-{turn % _QUIET_TENANTS}"
+
+
+def moved_delay_s(fate: Fate | None) -> float | None:
+    """How long a message of a fate waits from its move on; None: it is not moved."""
+    return {Fate.SOONER: SOONER_DELAY_S, Fate.LATER: LATER_DELAY_S}.get(fate) if fate else None
+
+
 def wish_of(fate: Fate | None, message_id: str) -> Wish:
     """What a message of a fate is sent with."""
     match fate:
@@ -60,6 +99,8 @@ def wish_of(fate: Fate | None, message_id: str) -> Wish:
             return Wish(delay_s=DELAY_S)
         case Fate.CANCELLED:
             return Wish(delay_s=CANCELLED_DELAY_S)
+        case Fate.SOONER | Fate.LATER:
+            return Wish(delay_s=MOVED_DELAY_S)
         case Fate.AGAIN:
             return Wish(dedup_id=message_id)
         case Fate.EXPIRES:

@@ -88,9 +88,63 @@ def cancel(begin: float, outcome: Outcome = Outcome.OK) -> AnyEvent:
     return events.Cancel("sdk-1", QUEUE, 0, 0, begin, begin + 0.1, outcome)
 
 
+def move(begin: float, delay_s: float, outcome: Outcome = Outcome.OK) -> AnyEvent:
+    return events.Move("sdk-1", QUEUE, 0, 0, begin, begin + 0.1, delay_s, outcome)
+
+
+def purge(begin: float, outcome: Outcome = Outcome.OK) -> AnyEvent:
+    return events.Purge("sdk-1", QUEUE, begin, begin + 0.1, outcome)
+
+
 DEAD = "dead"
 FRAIL = events.Queue(QUEUE, max_deliveries=2, dead_letter=DEAD)
 FIFO = events.Queue(QUEUE, ordering="fifo")
+PATIENT = events.Queue(QUEUE, retry_backoff_s=2.0)
+RATED = events.Queue(QUEUE, rate_per_s=2.0, burst=1)
+PRIORITIES = events.Queue(QUEUE, priorities=True)
+FAIR = events.Queue(QUEUE, ordering="fair")
+
+
+def with_priorities(*priorities: int) -> list[AnyEvent]:
+    """A message at each offset, all there before the first is delivered."""
+    return [
+        event
+        for offset, priority in enumerate(priorities)
+        for event in sent(offset + 1, offset, at=1, target=QUEUE, priority=priority)
+    ]
+
+
+def of_groups(groups: str) -> list[AnyEvent]:
+    """A message at each offset, whose group is a letter."""
+    return [
+        event
+        for offset, group in enumerate(groups)
+        for event in sent(offset + 1, offset, at=1, target=QUEUE, group=group)
+    ]
+
+
+def delivered(*offsets: int, begin: float = 10.0, each_s: float = 1.0) -> list[AnyEvent]:
+    """The messages of these offsets, one after the other; the queue is empty in the end."""
+    return [
+        *(
+            event
+            for place, offset in enumerate(offsets)
+            for event in (
+                lease(
+                    f"at-{offset}", begin + place * each_s, message=f"m{offset + 1}", offset=offset
+                ),
+                settle(f"at-{offset}", begin + place * each_s + 0.2),
+            )
+        ),
+        drained(),
+    ]
+
+
+# Of 40 messages the oldest has the lowest priority, and an owner that forgot it.
+STARVING = (0, *([9] * 40))
+OLDEST_LAST = [*range(1, 41), 0]
+# One that keeps the rule: every tenth is the oldest, twice in a row after a change of the owner.
+IN_ORDER = [*range(1, 10), 0, *range(10, 41)]
 
 
 def failed(*begins: float) -> list[AnyEvent]:
@@ -374,6 +428,106 @@ BAD: dict[str, tuple[str, list[AnyEvent | list[AnyEvent]]]] = {
         [FRAIL, IN_QUEUE, failed(2.0, 3.0, 4.0)],
     ),
     "a dead letter is of nowhere": ("from nowhere", [FRAIL, died(4)]),
+    "an expired one is in neither of both": (
+        "lost from a queue",
+        [
+            msgspec.structs.replace(FRAIL, expired_are_dead=True),
+            sent(1, 0, at=1, target=QUEUE, ttl_s=1.0),
+            drained(),
+            drained(target=DEAD),
+        ],
+    ),
+    "what died first is not the first of the dead letters": (
+        "order of dead letters",
+        [
+            FRAIL,
+            IN_QUEUE,
+            sent(2, 1, at=1, target=QUEUE),
+            failed(2.0, 3.0),
+            lease("b1", 4, message="m2", offset=1),
+            settle("b1", 4.2, Action.NACK),
+            lease("b2", 5, message="m2", offset=1, deliveries=2),
+            settle("b2", 5.2, Action.NACK),
+            died(6, offset=1),
+            lease("dead-m2", 8, message="m2", target=DEAD),
+        ],
+    ),
+    "a message comes before the time it was moved to": (
+        "early",
+        [IN_QUEUE, move(2, 5.0), lease("a", 3)],
+    ),
+    "a message comes before the last time it was moved to": (
+        "early",
+        [
+            sent(1, 0, at=1, target=QUEUE, delay_s=1.0),
+            move(2, 5.0),
+            move(3, 9.0),
+            lease("a", 8),
+        ],
+    ),
+    "a message that failed comes at once": (
+        "too soon after a failure",
+        [PATIENT, IN_QUEUE, failed(2.0), lease("b", 3, deliveries=2)],
+    ),
+    "a message was purged and comes": (
+        "delivered after a purge",
+        [IN_QUEUE, purge(2), lease("a", 3), settle("a", 4)],
+    ),
+    "a message that came after a purge is lost": (
+        "lost from a queue",
+        [purge(1), sent(1, 0, at=2, target=QUEUE), drained()],
+    ),
+    "a queue is faster than its rate": (
+        "faster than its rate",
+        [RATED, with_priorities(*[0] * 6), delivered(*range(6), each_s=0.3)],
+    ),
+    "a queue is too fast for a moment of a long time": (
+        "faster than its rate",
+        [
+            RATED,
+            with_priorities(*[0] * 12),
+            delivered(0, 1, 2, begin=10, each_s=9),
+            delivered(*range(3, 9), begin=40, each_s=0.2),
+            delivered(9, 10, 11, begin=60, each_s=9),
+        ],
+    ),
+    "the lowest and newest comes first": (
+        "out of turn",
+        [PRIORITIES, with_priorities(5, 9, 1), delivered(2, 1, 0)],
+    ),
+    "of equals the newer comes first": (
+        "out of turn",
+        [PRIORITIES, with_priorities(5, 5), delivered(1, 0)],
+    ),
+    "a redelivered one passes by what is older and higher": (
+        "out of turn",
+        [
+            PRIORITIES,
+            with_priorities(0, 1),
+            lease("x", 2, message="m2", offset=1),
+            settle("x", 3, Action.NACK),
+            sent(3, 2, at=4, target=QUEUE, priority=5),
+            lease("y", 6, message="m2", offset=1, deliveries=2),
+            settle("y", 7),
+            delivered(2, 0),
+        ],
+    ),
+    "the oldest comes first though others are higher": (
+        "low before high",
+        [PRIORITIES, with_priorities(*[0] * 4, 9), delivered(*range(5))],
+    ),
+    "the oldest waits while all others come": (
+        "starved",
+        [PRIORITIES, with_priorities(*STARVING), delivered(*OLDEST_LAST)],
+    ),
+    "a noisy group goes on while another waits": (
+        "beyond its turn",
+        [FAIR, of_groups("aaaab"), delivered(0, 1, 2, 3, 4)],
+    ),
+    "between two turns of a group another has three": (
+        "beyond its turn",
+        [FAIR, of_groups("aaaabb"), delivered(4, 0, 1, 2, 5, 3)],
+    ),
 }
 
 
@@ -503,6 +657,140 @@ INNOCENT: dict[str, list[AnyEvent | list[AnyEvent]]] = {
         died(4),
         drained(),
         drained(target=DEAD),
+    ],
+    "an expired one is dead": [
+        msgspec.structs.replace(FRAIL, expired_are_dead=True),
+        sent(1, 0, at=1, target=QUEUE, ttl_s=1.0),
+        died(4),
+        drained(),
+        drained(target=DEAD),
+    ],
+    "what died at the same time is in any order": [
+        FRAIL,
+        IN_QUEUE,
+        sent(2, 1, at=1, target=QUEUE),
+        failed(2.0, 3.0),
+        lease("b", 2, message="m2", offset=1, deliveries=2, client="sdk-2"),
+        settle("b", 3.25, Action.NACK, client="sdk-2"),
+        died(6, offset=1),
+        lease("dead-m2", 8, message="m2", target=DEAD),
+    ],
+    "a delayed message is moved to an earlier time": [
+        sent(1, 0, at=1, target=QUEUE, delay_s=9.0),
+        move(2, 1.0),
+        lease("a", 3),
+    ],
+    "nobody knows whether it was moved": [IN_QUEUE, move(2, 5.0, Outcome.UNKNOWN), lease("a", 3)],
+    "it was on its way when it was moved": [IN_QUEUE, move(2, 5.0), lease("a", 2.05)],
+    "two moves at a time, of which either is the last": [
+        IN_QUEUE,
+        move(2, 9.0),
+        move(2.05, 1.0),
+        lease("a", 4),
+    ],
+    "a message that failed waits": [
+        PATIENT,
+        IN_QUEUE,
+        failed(2.0),
+        lease("b", 4.15, deliveries=2),
+    ],
+    "a failure of which nobody knows needs no wait": [
+        PATIENT,
+        IN_QUEUE,
+        lease("a", 2),
+        settle("a", 2.2, Action.NACK, Outcome.UNKNOWN),
+        lease("b", 3),
+    ],
+    "purged messages do not come": [IN_QUEUE, purge(2), drained()],
+    "a purge may have taken what came meanwhile": [
+        purge(1.05),
+        IN_QUEUE,
+        sent(2, 1, at=1.08, target=QUEUE),
+        lease("b", 3, message="m2", offset=1),
+        settle("b", 4),
+        drained(),
+    ],
+    "a purge whose end nobody knows may still go on": [
+        purge(1, Outcome.UNKNOWN),
+        sent(1, 0, at=5, target=QUEUE),
+        drained(),
+    ],
+    "a rate and a burst": [
+        RATED,
+        with_priorities(*[0] * 7),
+        delivered(*range(7), begin=10, each_s=0.5),
+    ],
+    "calls that are long prove no haste": [
+        RATED,
+        with_priorities(*[0] * 6),
+        *(
+            lease(f"at-{offset}", 7, end=10, message=f"m{offset + 1}", offset=offset)
+            for offset in range(6)
+        ),
+    ],
+    "every tenth is the oldest": [
+        PRIORITIES,
+        with_priorities(*STARVING),
+        delivered(*IN_ORDER),
+    ],
+    "a new owner counts anew": [
+        PRIORITIES,
+        with_priorities(*[0] * 3, *[9] * 20),
+        delivered(*range(3, 12), 0, 1, *range(12, 21), 2, 21, 22),
+    ],
+    "higher ones first, and the oldest of them": [
+        PRIORITIES,
+        with_priorities(1, 9, 5, 9),
+        delivered(1, 3, 2, 0),
+    ],
+    "a higher one comes while a lower one is asked for": [
+        PRIORITIES,
+        with_priorities(1, 1),
+        sent(3, 2, at=9.95, target=QUEUE, priority=9),
+        delivered(0, 2, 1),
+    ],
+    "two workers ask at a time": [
+        PRIORITIES,
+        with_priorities(5, 9, 1),
+        lease("low", 10, end=12, message="m3", offset=2),
+        lease("high", 11, end=11.5, message="m2", offset=1),
+        lease("middle", 11.6, end=11.9, message="m1", offset=0),
+    ],
+    "an order is certain only where no lease can be lost": [
+        PRIORITIES,
+        with_priorities(5, 9, 1),
+        events.Call("sdk-2", "receive", 8.0, 9.0, 0.0, "unavailable"),
+        delivered(2, 1, 0),
+    ],
+    "a disruption hides leases as well": [
+        FAIR,
+        of_groups("aaaab"),
+        events.Mark("a node is killed", True, 3.0),
+        events.Mark("a node is killed", False, 8.0),
+        delivered(0, 1, 2, 3, 4),
+    ],
+    "a message whose first delivery was lost has waited since": [
+        PRIORITIES,
+        with_priorities(5, 9),
+        lease("old", 10, message="m1", offset=0),
+        settle("old", 10.2),
+        lease("high", 12, message="m2", offset=1, deliveries=2),
+        settle("high", 12.2),
+        drained(),
+    ],
+    "a delayed one is passed by": [
+        PRIORITIES,
+        sent(1, 0, at=1, target=QUEUE, priority=9, delay_s=12.0),
+        sent(2, 1, at=1, target=QUEUE),
+        delivered(1, begin=5),
+        delivered(0, begin=14),
+    ],
+    "turns": [FAIR, of_groups("aaaabcb"), delivered(0, 4, 5, 1, 6, 2, 3)],
+    "turns begin anew at a new owner": [FAIR, of_groups("aaaab"), delivered(0, 1, 4, 2, 3)],
+    "a group comes back to the end of the turns": [
+        FAIR,
+        of_groups("abab"),
+        delivered(0, 1, 2, 3),
     ],
     "the dead letters were not read": [
         FRAIL,

@@ -65,6 +65,12 @@ def test_what_is_written_is_read(path: Path) -> None:
 def test_every_event_survives_the_file(path: Path) -> None:
     history = history_model.run(Random(1), 200)
     history += [events.Mark("a disruption", True, 1.0), events.Mark("a disruption", False, 2.0)]
+    history += [
+        events.Queue("q", "fair", 3, "dead", True, 0.5, True, 2.5, 4),
+        events.Send("c", 1, "q", "m", None, 1.0, priority=9, group="one"),
+        events.Move("c", "q", 0, 1, 1.0, 2.0, 0.5, Outcome.OK),
+        events.Purge("c", "q", 1.0, 2.0, Outcome.UNKNOWN),
+    ]
     path.write_bytes(b"".join(events.encode(one) for one in history))
     assert list(events.read_events(path)) == history
 
@@ -200,6 +206,14 @@ class BrokenMessenger:
 
     async def cancel(self, queue: str, partition: int, offset: int) -> str | None:
         return "not_found"
+
+    async def reschedule(
+        self, queue: str, partition: int, offset: int, delay_s: float
+    ) -> str | None:
+        return "not_found"
+
+    async def purge(self, queue: str) -> None:
+        return
 
     async def send(
         self, target: str, body: str, key: str | None, wish: Wish, *, queue: bool
