@@ -222,6 +222,16 @@ RATE_PER_S_MAX: Final = 1_000_000.0
 # What a rate limit lets through at once after a quiet time: so much of a second's share, and one
 # message at the least. Short, so that whom the limit protects sees no burst.
 RATE_BUCKET_MS: Final = 100
+# A partition's share of a rate is lent in so many parts.
+RATE_PARTS: Final = 8
+# How long nodes lend one another a share: what a message may wait for a share to come back. A loan
+# is a commit at the lender, and is asked for anew after half of it.
+RATE_LOAN_MS: Final = 2_000
+# Of a slow rate it is as long as a message takes anyway, up to this.
+RATE_LOAN_MS_MAX: Final = 60_000
+# So much longer a lender leaves alone what it lent: twice what two nodes' readings of the store's
+# clock may differ by.
+RATE_LOAN_SKEW_MS: Final = 500
 
 # How long a message waits for the one who was told of it and has yet to come for it, before others
 # are told: a few times the way there and back.

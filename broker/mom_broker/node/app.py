@@ -18,6 +18,7 @@ from mom_broker.node.metrics import NodeMetrics
 from mom_broker.node.operations import Operations
 from mom_broker.node.ownership import Ownership
 from mom_broker.node.placed import PlacedPartitions
+from mom_broker.node.rate_loans import RateLoans
 from mom_broker.node.receive_stream import ReceiveStreams
 from mom_broker.node.registration import Registration
 from mom_broker.node.reschedule_service import RescheduleService
@@ -84,6 +85,8 @@ class Node:
         target = DeadLetterTarget(self._view, logs)
         self.ownership.dead_letters = target
         self.operations = Operations(self._view, self.ownership, store, target, clock)
+        self._rate_loans = RateLoans(settings.node_id, placed)
+        self.ownership.rates.on_held_back = self._rate_loans.ask
         subscriptions = SubscriptionService(placed, self._room, metrics, store)
         self._service = BrokerService(
             settings.node_id,
@@ -95,6 +98,7 @@ class Node:
             AdministrationService(placed, self.operations, store),
             Totals(self._view, self.ownership, store),
             RescheduleService(placed),
+            self._rate_loans,
             settings.cadence.routing_beat_ms,
         )
         broker_pb2_grpc.add_BrokerServicer_to_server(self._service, self._server.grpc)
@@ -189,6 +193,7 @@ class Node:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await self._rate_loans.close()
         await self.operations.close()
         await self.ownership.close()
         await self._transport.close()

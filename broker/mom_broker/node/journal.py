@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from mom_core.delivery import TtlFrom
+from mom_core.delivery.rate import Loan
 
 _LENGTH_BYTES: Final = 4
 
@@ -53,6 +54,8 @@ class Entry(msgspec.Struct, array_like=True):
     ttl: TtlFrom | None = None
     """Of a queue that started or changed: the time to live that holds from an offset on. No kind of
     its own, so that an older version reads over it."""
+    loan: Loan | None = None
+    """Of a queue that changed, and in the same way: what is lent of its share of a rate."""
 
 
 _decoder: Final = msgspec.msgpack.Decoder(Entry)

@@ -89,7 +89,7 @@ class Ownership:
         self._cache = cache
         self._clock = clock
         self._random = random
-        self._rates = QueueRates(store.now_ms)
+        self.rates = QueueRates(store.now_ms)
         self._opening: dict[PartitionId, asyncio.Task[None]] = {}
         self._errors: dict[PartitionId, MomError] = {}
         self._slots = asyncio.Semaphore(OPENING_AT_ONCE)
@@ -278,7 +278,7 @@ class Ownership:
             random=self._random,
             index=partition.index,
             dead_letters=self.dead_letters,
-            rates=self._rates,
+            rates=self.rates,
         )
         log = Partition(
             partition,

@@ -30,6 +30,7 @@ from mom_core.delivery import (
     Wanted,
     runs_of_batch,
 )
+from mom_core.delivery.rate import Loan
 from mom_core.errors import MomError
 from mom_core.limits import PROMISE_MS
 from mom_core.message import Message
@@ -88,14 +89,16 @@ class QueueReader:
         now_ms: Callable[[], int],
         new_lease_id: Callable[[], int],
         rate: QueueRate,
+        loan: Loan | None = None,
         is_new: bool = False,
     ) -> None:
-        """``is_new``: nothing of it was ever leased."""
+        """``loan`` is what was lent of its share of the rate; ``is_new``: none of it was leased."""
         self._partition = partition
         self.delivery = delivery
         self.ready = Signal()
         """Wakes one waiting receive at a time."""
         self.rate = rate
+        self.loan = loan
         self.is_new = is_new
         self._promises: deque[Promise] = deque()
         self.streams = 0
@@ -239,6 +242,18 @@ class QueueReader:
     def partition_index(self) -> int:
         """Which partition of its topic."""
         return self._partition.id.index
+
+    def is_held_back(self) -> bool:
+        """Whether a receive waits although there is something for it, but for the rate."""
+        return bool(len(self.ready)) and self.delivery.has_ready(self._now_ms())
+
+    def lend_rate(self, borrower: str) -> Loan | None:
+        """Lend what is not used of its share of the rate; the caller journals it. None: nothing."""
+        if self._partition.lost is not None:
+            return None
+        loan = self.rate.lend(self, borrower)
+        self.loan = loan if loan is not None else self.loan
+        return loan
 
     @property
     def workers(self) -> int:

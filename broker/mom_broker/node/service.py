@@ -12,6 +12,7 @@ import grpc
 
 from mom_broker.node.administration_service import AdministrationService
 from mom_broker.node.log_service import LogService
+from mom_broker.node.rate_loans import RateLoans
 from mom_broker.node.receive_stream import ReceiveStreams
 from mom_broker.node.reschedule_service import RescheduleService
 from mom_broker.node.subscription_service import SubscriptionService
@@ -40,6 +41,7 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         administration: AdministrationService,
         totals: Totals,
         reschedules: RescheduleService,
+        rate_loans: RateLoans,
         routing_beat_ms: int = ROUTING_BEAT_MS,
     ) -> None:
         self._node_id = node_id
@@ -49,6 +51,7 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         self._administration = administration
         self._totals = totals
         self._reschedules = reschedules
+        self._rate_loans = rate_loans
         self._streams = streams
         self._watch = RoutingWatch(view, beat_ms=routing_beat_ms)
 
@@ -195,6 +198,13 @@ class BrokerService(broker_pb2_grpc.BrokerServicer):
         """See the proto."""
         self._authenticator.require_cluster(context)
         return await self._totals.count()
+
+    async def LendRate(
+        self, request: broker_pb2.LendRateRequest, context: Context
+    ) -> broker_pb2.LendRateResponse:
+        """See the proto."""
+        self._authenticator.require_cluster(context)
+        return await self._rate_loans.lend(request)
 
     async def Authenticate(
         self, request: broker_pb2.AuthenticateRequest, context: Context

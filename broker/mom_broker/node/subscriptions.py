@@ -24,6 +24,7 @@ from mom_broker.node.queue import QueueReader, catch_up
 from mom_broker.node.rates import QueueRates
 from mom_core import delivery, group
 from mom_core.delivery import Delivery, Policy, TtlFrom
+from mom_core.delivery.rate import Loan
 from mom_core.errors import ErrorCode, StoreError
 from mom_core.group import GroupState
 from mom_core.ports import Clock, Loaded, Random
@@ -39,6 +40,8 @@ class _State(msgspec.Struct, array_like=True):
     created_at_ms: int
     mode: SubscriptionMode
     snapshot: bytes
+    loan: Loan | None = None
+    """Of a queue: what is lent of its share of the rate."""
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -54,9 +57,10 @@ _snapshot_decoder: Final = msgspec.msgpack.Decoder(_Snapshot)
 class _QueueLife:
     """A queue-mode subscription as the store tells of it, from its beginning on."""
 
-    def __init__(self, begun: bytes | int) -> None:
+    def __init__(self, begun: bytes | int, loan: Loan | None = None) -> None:
         """``begun`` is a snapshot, or the first offset."""
         self._begun = begun
+        self.loan = loan
         self.changes: list[delivery.Change] = []
         self.ttls: list[TtlFrom] = []
 
@@ -131,7 +135,7 @@ class Subscriptions:
             for first, end in state.carried():
                 partition.bodies.hold(first, end)
         for name, state in deliveries.items():
-            self._add_reader(name, state)
+            self._add_reader(name, state, loan=queues[name].loan)
         for name, group_state in groups.items():
             group_state.resume(self._now_ms())
             self._add_group(name, group_state)
@@ -155,7 +159,7 @@ class Subscriptions:
         for state in snapshot.states:
             self._created[state.name] = state.created_at_ms
             if state.mode is SubscriptionMode.QUEUE:
-                queues[state.name] = _QueueLife(state.snapshot)
+                queues[state.name] = _QueueLife(state.snapshot, state.loan)
             else:
                 groups[state.name] = GroupState.restore(state.snapshot)
 
@@ -173,6 +177,7 @@ class Subscriptions:
                 queues[name].changes += delivery.decode_changes(payload)
                 if entry.ttl is not None:
                     queues[name].ttls.append(entry.ttl)
+                queues[name].loan = entry.loan or queues[name].loan
             case EntryKind.GROUP_STARTED:
                 assert isinstance(payload, int), "a group starts with a number of partitions"
                 groups[name] = GroupState(payload)
@@ -195,7 +200,13 @@ class Subscriptions:
     def snapshot(self) -> bytes:
         """All states now."""
         states = [
-            _State(name, self._created[name], SubscriptionMode.QUEUE, reader.delivery.snapshot())
+            _State(
+                name,
+                self._created[name],
+                SubscriptionMode.QUEUE,
+                reader.delivery.snapshot(),
+                reader.loan,
+            )
             for name, reader in self.readers.items()
         ]
         states += [
@@ -253,7 +264,9 @@ class Subscriptions:
             self._partition.release_bodies(reader.delivery.carried())
         self.groups.pop(name, None)
 
-    def _add_reader(self, name: str, state: Delivery, *, is_new: bool = False) -> None:
+    def _add_reader(
+        self, name: str, state: Delivery, *, loan: Loan | None = None, is_new: bool = False
+    ) -> None:
         assert self._partition is not None, "restored before a reader is added"
 
         def journal(changes: Sequence[delivery.Change]) -> asyncio.Future[None]:
@@ -266,6 +279,7 @@ class Subscriptions:
             now_ms=self._now_ms,
             new_lease_id=lambda: int.from_bytes(self._random.bytes(8), "big") | 1,
             rate=self._rates.of(self._partition.id.topic_id, name, self._created[name]),
+            loan=loan,
             is_new=is_new,
         )
         reader.dead_letters = DeadLetters(
@@ -299,7 +313,22 @@ class Subscriptions:
         if change is not None:
             state.set_ttl(change)
             none: list[delivery.Change] = []
-            self._record(name, EntryKind.QUEUE_CHANGED, delivery.encode_changes(none), change)
+            self._record(name, EntryKind.QUEUE_CHANGED, delivery.encode_changes(none), ttl=change)
+
+    async def lend_rate(self, name: str, created_at_ms: int, borrower: str) -> Loan | None:
+        """Lend another node what is not used of a queue's share of its rate; None: nothing.
+
+        Durable on return, so that the next owner knows of it. Raises what ended the ownership.
+        """
+        reader = self.readers.get(name)
+        if reader is None or self._created[name] != created_at_ms:
+            return None
+        loan = reader.lend_rate(borrower)
+        if loan is not None:
+            none: list[delivery.Change] = []
+            changes = delivery.encode_changes(none)
+            await asyncio.shield(self._record(name, EntryKind.QUEUE_CHANGED, changes, loan=loan))
+        return loan
 
     def _add_group(self, name: str, state: GroupState) -> None:
         def journal(changes: Sequence[group.Change]) -> asyncio.Future[None]:
@@ -312,10 +341,12 @@ class Subscriptions:
         name: str,
         kind: EntryKind,
         payload: bytes | int | None = None,
+        *,
         ttl: TtlFrom | None = None,
+        loan: Loan | None = None,
     ) -> asyncio.Future[None]:
         assert self._partition is not None, "restored before it records"
-        entry = Entry(name, self._created[name], kind, payload, ttl)
+        entry = Entry(name, self._created[name], kind, payload, ttl, loan)
         return self._partition.journal(encode_entry(entry))
 
     def _arrive(self, batches: Sequence[Arrived]) -> None:

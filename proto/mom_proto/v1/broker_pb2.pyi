@@ -1903,6 +1903,91 @@ class CancelOperationRequest(_message.Message):
 Global___CancelOperationRequest: _TypeAlias = CancelOperationRequest  # noqa: Y015
 
 @_typing.final
+class LendRateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    BORROWER_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    subscription: _builtins.str
+    created_at_ms: _builtins.int
+    borrower: _builtins.str
+    """The node that asks."""
+    @_builtins.property
+    def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Whose shares are asked for."""
+
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        subscription: _builtins.str = ...,
+        created_at_ms: _builtins.int = ...,
+        partitions: _abc.Iterable[_builtins.int] | None = ...,
+        borrower: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["borrower", b"borrower", "created_at_ms", b"created_at_ms", "partitions", b"partitions", "subscription", b"subscription", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LendRateRequest: _TypeAlias = LendRateRequest  # noqa: Y015
+
+@_typing.final
+class LendRateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOANS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def loans(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLoan]:
+        """Only of partitions that have something to lend."""
+
+    def __init__(
+        self,
+        *,
+        loans: _abc.Iterable[Global___RateLoan] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loans", b"loans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LendRateResponse: _TypeAlias = LendRateResponse  # noqa: Y015
+
+@_typing.final
+class RateLoan(_message.Message):
+    """Parts of a partition's share of a rate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    partition: _builtins.int
+    parts: _builtins.int
+    until_ms: _builtins.int
+    """By the store's clock. The borrower's no more from then on."""
+    def __init__(
+        self,
+        *,
+        partition: _builtins.int = ...,
+        parts: _builtins.int = ...,
+        until_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition", "parts", b"parts", "until_ms", b"until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLoan: _TypeAlias = RateLoan  # noqa: Y015
+
+@_typing.final
 class CountMessagesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -134,6 +134,11 @@ class BrokerStub(object):
                 request_serializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesRequest.SerializeToString,
                 response_deserializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesResponse.FromString,
                 _registered_method=True)
+        self.LendRate = channel.unary_unary(
+                '/mom.v1.Broker/LendRate',
+                request_serializer=mom__proto_dot_v1_dot_broker__pb2.LendRateRequest.SerializeToString,
+                response_deserializer=mom__proto_dot_v1_dot_broker__pb2.LendRateResponse.FromString,
+                _registered_method=True)
         self.Authenticate = channel.unary_unary(
                 '/mom.v1.Broker/Authenticate',
                 request_serializer=mom__proto_dot_v1_dot_broker__pb2.AuthenticateRequest.SerializeToString,
@@ -290,6 +295,14 @@ class BrokerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LendRate(self, request, context):
+        """Lend another node what the partitions here do not use of a queue's rate. Only for nodes, with
+        the cluster's own token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Authenticate(self, request, context):
         """Who a token stands for. Only for the gateway, with the cluster's own token.
         """
@@ -399,6 +412,11 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.CountMessages,
                     request_deserializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesRequest.FromString,
                     response_serializer=mom__proto_dot_v1_dot_broker__pb2.CountMessagesResponse.SerializeToString,
+            ),
+            'LendRate': grpc.unary_unary_rpc_method_handler(
+                    servicer.LendRate,
+                    request_deserializer=mom__proto_dot_v1_dot_broker__pb2.LendRateRequest.FromString,
+                    response_serializer=mom__proto_dot_v1_dot_broker__pb2.LendRateResponse.SerializeToString,
             ),
             'Authenticate': grpc.unary_unary_rpc_method_handler(
                     servicer.Authenticate,
@@ -946,6 +964,33 @@ class Broker(object):
             '/mom.v1.Broker/CountMessages',
             mom__proto_dot_v1_dot_broker__pb2.CountMessagesRequest.SerializeToString,
             mom__proto_dot_v1_dot_broker__pb2.CountMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LendRate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mom.v1.Broker/LendRate',
+            mom__proto_dot_v1_dot_broker__pb2.LendRateRequest.SerializeToString,
+            mom__proto_dot_v1_dot_broker__pb2.LendRateResponse.FromString,
             options,
             channel_credentials,
             insecure,

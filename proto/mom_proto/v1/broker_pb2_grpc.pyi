@@ -87,6 +87,10 @@ class BrokerStub:
     """How much waits in each queue and subscription, as far as this node knows. Only for the master,
     with the cluster's own token.
     """
+    LendRate: _grpc.UnaryUnaryMultiCallable[_broker_pb2.LendRateRequest, _broker_pb2.LendRateResponse]
+    """Lend another node what the partitions here do not use of a queue's rate. Only for nodes, with
+    the cluster's own token.
+    """
     Authenticate: _grpc.UnaryUnaryMultiCallable[_broker_pb2.AuthenticateRequest, _broker_pb2.AuthenticateResponse]
     """Who a token stands for. Only for the gateway, with the cluster's own token."""
 
@@ -142,6 +146,10 @@ class BrokerAsyncStub(BrokerStub):
     CountMessages: _aio.UnaryUnaryMultiCallable[_broker_pb2.CountMessagesRequest, _broker_pb2.CountMessagesResponse]  # type: ignore[assignment]
     """How much waits in each queue and subscription, as far as this node knows. Only for the master,
     with the cluster's own token.
+    """
+    LendRate: _aio.UnaryUnaryMultiCallable[_broker_pb2.LendRateRequest, _broker_pb2.LendRateResponse]  # type: ignore[assignment]
+    """Lend another node what the partitions here do not use of a queue's rate. Only for nodes, with
+    the cluster's own token.
     """
     Authenticate: _aio.UnaryUnaryMultiCallable[_broker_pb2.AuthenticateRequest, _broker_pb2.AuthenticateResponse]  # type: ignore[assignment]
     """Who a token stands for. Only for the gateway, with the cluster's own token."""
@@ -315,6 +323,16 @@ class BrokerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_broker_pb2.CountMessagesResponse, _abc.Awaitable[_broker_pb2.CountMessagesResponse]]:
         """How much waits in each queue and subscription, as far as this node knows. Only for the master,
         with the cluster's own token.
+        """
+
+    @_abc_1.abstractmethod
+    def LendRate(
+        self,
+        request: _broker_pb2.LendRateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_broker_pb2.LendRateResponse, _abc.Awaitable[_broker_pb2.LendRateResponse]]:
+        """Lend another node what the partitions here do not use of a queue's rate. Only for nodes, with
+        the cluster's own token.
         """
 
     @_abc_1.abstractmethod
