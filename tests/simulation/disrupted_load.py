@@ -18,7 +18,7 @@ BROKEN_SHARE = 0.02
 # After every second disruption, so long that the order of what waited through it can be judged: see
 # e2e.history.flow.
 CALM_EACH = 2
-CALM_S = 8
+CALM_S = 9
 
 
 def run_load(seed: int, path: Path, disruptions_count: int) -> list[str]:

@@ -303,7 +303,8 @@ def _wait(
 def calm_times(history: History, target: str) -> list[tuple[float, float]]:
     """The times in which every lease of a queue, and every end of one, is in the history.
 
-    A call that fails, or a disruption, may leave a lease that nobody knows of until it runs out.
+    A call that fails, or a disruption, may leave a poll that goes on until its wait is over, a
+    lease that nobody knows of until it runs out, and a message that then waits as one that failed.
     The answers of the last calls may be missing where a history ends before the queue is empty.
     """
     leases = [one for one in history.leases.values() if one.position.target == target]
@@ -312,7 +313,8 @@ def calm_times(history: History, target: str) -> list[tuple[float, float]]:
     troubles += [
         (one.begin, one.end) for one in history.calls if one.what == "receive" and one.error
     ]
-    after_s = lease_s + _SETTLING_S
+    wait_s = max((one.wait_s for one in history.calls if one.what == "receive"), default=0.0)
+    after_s = wait_s + lease_s + history.queues[target].retry_backoff_s + _SETTLING_S
     spans = [(begin, end + after_s) for begin, end in troubles]
     drained = history.drained.get(target)
     if drained is None or drained.left:

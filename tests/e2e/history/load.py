@@ -105,7 +105,7 @@ class Plan:
     drain_s: float = 60.0
     """Within this time readers come to the end and the queue is emptied, or it is a finding."""
     wishes: bool = True
-    """Whether messages are delayed, cancelled and so on, and there is a FIFO queue."""
+    """Whether messages are delayed, cancelled and so on, and there are queues of other orders."""
 
     @property
     def queues(self) -> list[events.Queue]:

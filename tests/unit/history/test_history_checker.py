@@ -762,6 +762,12 @@ INNOCENT: dict[str, list[AnyEvent | list[AnyEvent]]] = {
         events.Call("sdk-2", "receive", 8.0, 9.0, 0.0, "unavailable"),
         delivered(2, 1, 0),
     ],
+    "a poll that was cut may lease until its wait is over": [
+        PRIORITIES,
+        with_priorities(5, 9, 1),
+        events.Call("sdk-2", "receive", 1.0, 2.0, 3.0, "unavailable"),
+        delivered(2, 1, 0),
+    ],
     "a disruption hides leases as well": [
         FAIR,
         of_groups("aaaab"),
