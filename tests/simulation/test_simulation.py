@@ -20,7 +20,7 @@ from simulation.disrupted_load import run_load
 
 DISRUPTIONS = 4
 # Messages that waited while another one was delivered, each with each.
-WAITS_MIN = 300
+WAITS_MIN = 100
 MEMORY = Settings(durabilities=frozenset({"memory"}))
 
 

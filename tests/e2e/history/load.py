@@ -73,8 +73,9 @@ NACK_EACH: Final = 17
 EXTEND_EACH: Final = 13
 # The FIFO queue gets one message for so many of the others.
 FIFO_SHARE: Final = 4
-# The fair queue is purged after so many of a client's messages, in the middle of a surge.
+# The fair queue is purged after so many of a client's messages, when the most of a surge waits.
 PURGE_EACH: Final = 3 * SURGE
+PURGE_AFTER_S: Final = 1.0
 # At the queues with a rate, where a lost lease hides for so long what comes next.
 RATED_LEASE_S_MAX: Final = 3.0
 # What the rule of rates allows for each: see events.Queue.burst.
@@ -438,6 +439,7 @@ class Load:
         return fair and client is self._clients[0] and number % PURGE_EACH == 0
 
     async def _purge(self, client: _ConnectedClient, target: str) -> None:
+        await self._pause(PURGE_AFTER_S)
         recorder = client.recorder
         begin = recorder.now()
         outcome = Outcome.UNKNOWN
