@@ -139,15 +139,14 @@ async def receive_and_ack(target: Target) -> float:
 
 
 async def consume_each(target: Target) -> float:
-    """SDK: a worker that handles and acks one message at a time, up to 100 ahead, messages a
-    second."""
+    """SDK: a worker that handles and acks one message at a time, messages a second."""
     count = target.count(50_000)
     async with mom_client.connect(target.nodes) as client:
         name = await _fresh(client, target, "queue")
         await client.publish_many(name, [VALUE] * count)
         seen = 0
         begun = time.perf_counter()
-        async with client.consume(name, at_once_max=100) as worker:
+        async with client.consume(name) as worker:
             async for _ in worker:
                 worker.ack()
                 seen += 1
