@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
+import pytest
+
+import mom_client
 from e2e.history import messengers
 from e2e.history.checker import Settings, check
-from e2e.history.events import read_events
+from e2e.history.events import Action, read_events
 from e2e.history.history import History
 from e2e.history.load import Load, Plan
 from e2e.history.recorder import Recorder
@@ -64,3 +68,19 @@ async def test_no_promise_is_broken_while_nodes_come_and_go(
     # Calls under way at the silent node do not wait for their timeout.
     longest_ms = by_name["a node goes silent"].longest_call_s * 1000
     assert longest_ms < REQUEST_TIMEOUT_MS_DEFAULT / 2
+
+
+@pytest.mark.parametrize("action", [Action.ACK, Action.NACK, Action.EXTEND])
+async def test_a_purge_in_between_is_an_answer_and_no_failed_call(
+    client: mom_client.Client, rest: httpx.AsyncClient, name: str, tmp_path: Path, action: Action
+) -> None:
+    """A load purges by itself, and then a worker that was at it is refused."""
+    await client.create_queue(name)
+    for kind in (messengers.sdk(str(rest.base_url)), messengers.http(str(rest.base_url))):
+        await client.publish(name, "a")
+        with Recorder(tmp_path / "history.ndjson") as recorder:
+            own = recorder.client("one", kind.name, idempotent=True, ordered=True)
+            async with kind.connect(own) as messenger:
+                held = await messenger.receive(name, 1, wait_s=5, lease_s=30)
+                await messenger.purge(name)
+                assert await messenger.settle(name, held, action, lease_s=30) == ["purged"]

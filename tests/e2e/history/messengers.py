@@ -423,6 +423,8 @@ SETTLE_REFUSALS: Final = frozenset(
         ErrorCode.INVALID_RECEIPT.value,
         ErrorCode.LEASE_LOST.value,
         ErrorCode.ALREADY_SETTLED.value,
+        ErrorCode.PURGED.value,
+        ErrorCode.REDRIVEN.value,
     }
 )
 
