@@ -381,7 +381,7 @@ class HttpMessenger:
         try:
             reply = await self._call("POST", path, json=body)
         except CallError as error:
-            if error.code in SETTLE_REFUSALS:  # Of all of them, for this one reason.
+            if error.code in _SETTLE_ANSWERS:  # Of all of them, for this one reason.
                 return [error.code] * len(held)
             raise
         return [None if one["status"] == "ok" else one["code"] for one in reply["results"]]
@@ -423,10 +423,11 @@ SETTLE_REFUSALS: Final = frozenset(
         ErrorCode.INVALID_RECEIPT.value,
         ErrorCode.LEASE_LOST.value,
         ErrorCode.ALREADY_SETTLED.value,
-        ErrorCode.PURGED.value,
-        ErrorCode.REDRIVEN.value,
     }
 )
+# Answers that tell what an administrator did. A purge ends a lease that its worker counts on, so
+# they are no refusals by which the length of a lease could be judged.
+_SETTLE_ANSWERS: Final = SETTLE_REFUSALS | {ErrorCode.PURGED.value, ErrorCode.REDRIVEN.value}
 
 
 def _error_of(response: httpx.Response) -> CallError:
