@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
-from weakref import WeakValueDictionary
 
 from mom_core.delivery.rate import Loan, RateShare, loan_ms
 
@@ -40,10 +39,16 @@ class QueueRate:
     """The rate limit of one subscription, shared by its partitions on this node."""
 
     def __init__(
-        self, key: RateKey, now_ms: Callable[[], int], on_held_back: Callable[[QueueRate], None]
+        self,
+        key: RateKey,
+        now_ms: Callable[[], int],
+        on_held_back: Callable[[QueueRate], None],
+        on_unused: Callable[[QueueRate], None],
     ) -> None:
-        """``on_held_back`` asks other nodes for what they do not use of the rate."""
+        """``on_held_back`` asks other nodes for what they do not use of the rate; ``on_unused``
+        forgets it."""
         self.key = key
+        self._on_unused = on_unused
         self._now_ms = now_ms
         self._on_held_back = on_held_back
         self._share = RateShare()
@@ -75,6 +80,7 @@ class QueueRate:
             self._rearm()
         if not self._limited:
             self._disarm()
+            self._on_unused(self)
 
     def _rearm(self) -> None:
         self._disarm()  # Whoever waits is woken by the new rate.
@@ -165,14 +171,21 @@ class QueueRates:
         self.on_held_back: Callable[[QueueRate], None] = lambda _: None
         """Asks other nodes for what they do not use of a rate."""
         self._now_ms = now_ms
-        # Gone with the last partition that has it.
-        self._rates: WeakValueDictionary[RateKey, QueueRate] = WeakValueDictionary()
+        # Gone with the last partition that has it, and not when its memory is collected: a
+        # partition that returns begins with an empty bucket, whatever else the process did.
+        self._rates: dict[RateKey, QueueRate] = {}
 
     def of(self, topic_id: str, subscription: str, created_at_ms: int) -> QueueRate:
         """The one that all partitions of a subscription share."""
         key = RateKey(topic_id, subscription, created_at_ms)
         rate = self._rates.get(key)
         if rate is None:
-            rate = QueueRate(key, self._now_ms, lambda held_back: self.on_held_back(held_back))
+            rate = QueueRate(
+                key, self._now_ms, lambda held_back: self.on_held_back(held_back), self._forget
+            )
             self._rates[key] = rate
         return rate
+
+    def _forget(self, rate: QueueRate) -> None:
+        if self._rates.get(rate.key) is rate:
+            del self._rates[rate.key]
