@@ -14,9 +14,9 @@ _TYPES_MAX: Final = 64
 
 
 def fields_at(kind: Any, path: str) -> list[str]:
-    """The fields of the object at a path such as ``offsets[0]``, empty: of the whole.
+    """The fields of the object at a path such as ``offsets[0]``; an empty path is the whole.
 
-    None where the type has no object there.
+    Empty where the type has no object there.
     """
     places = [_type_info(kind)]
     for step in _STEP.findall(path):
