@@ -56,6 +56,12 @@ class InMemoryCluster:
         """Of the nodes."""
         return [node.address for node in self.nodes.values()]
 
+    @property
+    def master_address(self) -> str:
+        """Where the master listens, once it was started."""
+        assert self._master is not None, "not started"
+        return self._master.address
+
     def open_channel(self, address: str) -> grpc.aio.Channel:
         """A channel for clients."""
         return self.network.channel(address, ())
@@ -84,11 +90,10 @@ class InMemoryCluster:
 
     async def start_node(self, node_id: str) -> Node:
         """Add a node, or another process of one that ended. It registers by itself."""
-        assert self._master is not None, "nodes come after the master"
         settings = NodeSettings(
             node_id=node_id,
             listen=self._listen(),
-            masters=(self._master.address,),
+            masters=(self.master_address,),
             open_to_all=True,
             cadence=self._cadence,
         )

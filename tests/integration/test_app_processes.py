@@ -14,6 +14,7 @@ import pytest
 import mom_client
 from integration.app_process import PRELUDE, AppProcess, lines_of
 from integration.broker_process import BrokerProcess
+from integration.descriptions import none_left, subscriptions_of
 from integration.dev_process import MOM, DevProcess, environment
 from polling import until
 
@@ -43,14 +44,6 @@ async def noted(journal: Path, count: int) -> list[str]:
     return lines_of(journal)
 
 
-async def no_message_left(client: mom_client.Client, queue: str) -> None:
-    async def holds() -> bool:
-        counts = [one.subscriptions[0] for one in await client.describe(queue)]
-        return sum(one.ready + one.leased + one.delayed for one in counts) == 0
-
-    await until(holds, "all is acknowledged")
-
-
 BLOCKS = """
 @app.worker(QUEUE, lease=2, concurrency=2)
 async def handle(text: str):
@@ -76,7 +69,7 @@ async def test_a_handler_that_blocks_for_five_leases_runs_once(
         await until(lambda: first.runs and second.runs, "both are ready")
         await client.publish_many(name, ["a", "b", "c"])
         lines = await noted(journal, 6)
-        await no_message_left(client, name)
+        await none_left(client, name)
         assert first.end() == second.end() == 0
     assert lines_of(journal) == lines
     assert sorted(line.split()[1] for line in lines if line.startswith("begin")) == ["a", "b", "c"]
@@ -117,7 +110,7 @@ async def test_a_process_that_is_stopped_for_two_leases_costs_one_other_run(
             assert lines == [f"begin a {one}", f"begin a {other}", f"cancelled a {one}"]
             journal.with_name("journal.go").touch()
             await noted(journal, 4)
-            await no_message_left(client, name)
+            await none_left(client, name)
             assert first.end() == second.end() == 0
     assert lines_of(journal)[3:] == [f"end a {other}"]
 
@@ -144,7 +137,7 @@ async def test_after_a_stop_nothing_is_begun_that_another_may_have(
         await noted(journal, 1)
 
         async def all_leased() -> bool:
-            return (await client.describe(name))[0].subscriptions[0].leased == 4
+            return (await subscriptions_of(client, name))[0].leased == 4
 
         await until(all_leased, "three wait behind the first")
         first.process.send_signal(signal.SIGSTOP)
@@ -196,7 +189,7 @@ async def test_an_application_that_is_told_to_end_finishes_and_acknowledges(
         journal.with_name("journal.go").touch()
         assert process.process.wait(60) == 0
     assert lines_of(journal) == ["begin a", "end a"]
-    await no_message_left(client, name)
+    await none_left(client, name)
 
 
 async def test_what_outlives_the_grace_period_is_cancelled_and_given_back(
@@ -304,7 +297,7 @@ async def test_a_message_is_parked_once_when_the_process_dies_before_it_commits(
         assert second.end() == 0
         assert "where it was parked before" in second.log
     assert sorted(lines) == ["dies", "s good", "t good"]
-    dead = (await client.describe(f"{name}.dlq"))[0].subscriptions[0].ready
+    dead = (await subscriptions_of(client, f"{name}.dlq"))[0].ready
     assert dead == 2, "one copy of each subscription"
     parked: list[mom_client.ReceivedMessage] = []
     while len(parked) < dead:

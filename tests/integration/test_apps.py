@@ -14,6 +14,7 @@ import pytest
 
 import mom_client
 from integration.broker_process import BrokerProcess
+from integration.descriptions import left, none_left, subscriptions_of
 from mom_client import MomApp, ReceivedMessage, Retry, member
 from mom_client.app import application
 from mom_client.log_reader import CHUNKS_AHEAD_MAX
@@ -45,22 +46,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return partitions
 
 
-async def left(client: mom_client.Client, queue: str) -> int:
-    """Messages of a queue that are neither acknowledged nor dead."""
-    counts = [one.subscriptions[0] for one in await client.describe(queue)]
-    return sum(one.ready + one.leased + one.delayed for one in counts)
-
-
-async def none_left(client: mom_client.Client, queue: str) -> None:
-    async def holds() -> bool:
-        return await left(client, queue) == 0
-
-    await until(holds, f"all of {queue} is acknowledged")
-
-
 async def committed(client: mom_client.Client, topic: str) -> list[int]:
     """The offsets of a topic's one subscription."""
-    return [one.subscriptions[0].committed_offset for one in await client.describe(topic)]
+    return [one.committed_offset for one in await subscriptions_of(client, topic)]
 
 
 # Workers.
@@ -269,7 +257,7 @@ async def test_what_was_not_begun_is_released_at_the_end(
     await begun.wait()
 
     async def all_leased() -> bool:
-        return (await client.describe(name))[0].subscriptions[0].leased == 5
+        return (await subscriptions_of(client, name))[0].leased == 5
 
     await until(all_leased, "four wait in the application")
     ending = asyncio.ensure_future(running.__aexit__(None, None, None))

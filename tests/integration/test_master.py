@@ -27,6 +27,7 @@ from mom_broker.storage.catalog_view import CatalogView
 from mom_broker.storage.memory import MemoryStore
 from mom_broker.storage.open import store_from_url
 from mom_core import catalog
+from mom_core.cadence import Cadence
 from mom_core.catalog import LEADER_KEY, LEADER_LEASE, LeaderRecord, NodeState, Owner
 from mom_core.errors import (
     ConflictError,
@@ -44,7 +45,9 @@ from mom_process.system import SystemClock, SystemRandom
 from mom_proto.v1 import broker_pb2, master_pb2, master_pb2_grpc, types_pb2
 from redis_server import RedisServer
 
-TAKEOVER_MS_MAX = 3_000
+# Nothing times out with it: what happens, happens because it was seen or said. How long losses cost
+# is tested in virtual time, in tests/simulation/test_takeover_times.py.
+PATIENT = Cadence(heartbeat_timeout_ms=600_000, leader_lease_ms=600_000)
 WAIT_S_MAX = 15.0
 CLUSTER_TOKEN = "the-cluster-token-of-the-tests"
 
@@ -149,8 +152,8 @@ class Cluster:
         self._stack.push_async_callback(master.stop)
         return master
 
-    async def leader(self) -> Master:
-        master = await self.master()
+    async def leader(self, **settings: object) -> Master:
+        master = await self.master(**settings)
         await leads(master)
         return master
 
@@ -249,13 +252,11 @@ async def test_a_new_node_gets_its_share_and_no_more_moves(cluster: Cluster) -> 
 
 
 async def test_a_broken_stream_moves_partitions_under_higher_epochs(cluster: Cluster) -> None:
-    master = await cluster.leader()
+    master = await cluster.leader(cadence=PATIENT)
     nodes = [await cluster.node(node_id, master) for node_id in "ab"]
     await cluster.stub(master.address).CreateTopic(topic("orders", partitions=4))
-    began_ms = SystemClock().monotonic_ms()
     await nodes[0].break_off()
     await cluster.until(lambda: cluster.owner_ids("orders") == {"b"})
-    assert SystemClock().monotonic_ms() - began_ms < 1_000
     assert sorted(owner.epoch for owner in cluster.owners("orders")) == [1, 1, 2, 2]
     assert cluster.state_of("a") is NodeState.LOST
 
@@ -279,10 +280,8 @@ async def test_silence_is_loss_and_a_voice_is_return(cluster: Cluster) -> None:
     master = await cluster.leader()
     nodes = [await cluster.node(node_id, master) for node_id in "ab"]
     await cluster.stub(master.address).CreateTopic(topic("orders", partitions=4))
-    began_ms = SystemClock().monotonic_ms()
     nodes[0].fall_silent()
     await cluster.until(lambda: cluster.owner_ids("orders") == {"b"})
-    assert SystemClock().monotonic_ms() - began_ms < 4_000
     assert cluster.state_of("a") is NodeState.LOST
     nodes[0].speak()
     await cluster.until(lambda: cluster.owner_ids("orders") == {"a", "b"})
@@ -359,13 +358,11 @@ async def test_the_other_master_answers_who_leads(cluster: Cluster) -> None:
 
 
 async def test_a_leader_that_stops_hands_over_at_once(cluster: Cluster) -> None:
-    leader = await cluster.leader()
+    leader = await cluster.leader(cadence=PATIENT)
     node = await cluster.node("a", leader)
     other = await cluster.master()
-    began_ms = SystemClock().monotonic_ms()
     await leader.stop()
     await leads(other)
-    assert SystemClock().monotonic_ms() - began_ms < 500
     await node.ended()
     assert isinstance(node.error, RoutingError)
     assert cluster.view.leader is not None
@@ -386,11 +383,9 @@ async def test_a_leader_that_is_cut_off_steps_down_before_another_leads(
     await first.start()
     await leads(first)
     second = await cluster.master()
-    began_ms = clock.monotonic_ms()
     cut_off.connected.clear()
     await leads(second)
     assert not first.leading
-    assert clock.monotonic_ms() - began_ms < TAKEOVER_MS_MAX
     error = await failure(cluster.stub(first.address).CreateTopic(topic("orders")))
     assert error.code is ErrorCode.NOT_LEADER
     cut_off.connected.set()
@@ -769,9 +764,7 @@ class MasterProcess:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "paused"])
-async def test_a_leader_that_is_gone_is_replaced_within_three_seconds(
-    redis_server: RedisServer, number: int
-) -> None:
+async def test_a_leader_that_is_gone_is_replaced(redis_server: RedisServer, number: int) -> None:
     """A killed one's lease is released by whoever sees that it ended; a paused one's runs out."""
     clock = SystemClock()
     store = store_from_url(redis_server.url, clock, namespace="takeover")
@@ -784,12 +777,9 @@ async def test_a_leader_that_is_gone_is_replaced_within_three_seconds(
             leader = cluster.view.leader
             assert leader is not None
             await stubs(leader.address).CreateTopic(topic("orders", partitions=2))
-            # Both have to be up, or the second one's start would be measured.
             await both_serve(masters)
-            began_ms = clock.monotonic_ms()
             masters[leader.master_id].signal(number)
             await cluster.until(lambda: cluster.view.leader not in (None, leader))
-            assert clock.monotonic_ms() - began_ms < TAKEOVER_MS_MAX
             following = cluster.view.leader
             assert following is not None
             shown = await stubs(following.address).GetTopic(

@@ -15,10 +15,12 @@ import pytest
 
 import mom_client
 from integration.broker_process import BrokerProcess
+from integration.descriptions import subscriptions_of
 from mom_client.engine import Engine
 from mom_client.options import IN_FLIGHT_BYTES_MAX_DEFAULT
 from mom_core.errors import ErrorCode
 from mom_core.message import Message
+from polling import WAIT_S_MAX
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +160,7 @@ async def test_a_waiting_receive_wakes_and_leases_one(client: mom_client.Client,
     waiting = asyncio.ensure_future(client.receive(name, wait=20))
     await client.publish_many(name, range(8))
     assert len(await waiting) == 1
-    counts = [one.subscriptions[0] for one in await client.describe(name)]
+    counts = await subscriptions_of(client, name)
     assert sum(one.leased for one in counts) == 1
 
 
@@ -359,11 +361,12 @@ async def test_no_server_is_a_clear_error_in_bounded_time() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-        began = time.monotonic()
         with pytest.raises(mom_client.UnavailableError, match=f"tried {address}") as caught:
-            async with mom_client.connect(address, connect_timeout_ms=500):
+            async with (
+                asyncio.timeout(WAIT_S_MAX),
+                mom_client.connect(address, connect_timeout_ms=500),
+            ):
                 pass
-    assert time.monotonic() - began < 5
     assert caught.value.retriable
     with pytest.raises(mom_client.InvalidArgumentError, match="neither the host:port"):
         await mom_client.connect("example").ready()

@@ -17,6 +17,7 @@ import pytest
 import mom_client
 from integration.cluster_processes import becomes
 from integration.conftest import StoredCluster
+from integration.descriptions import subscriptions_of
 from integration.dev_process import environment
 from integration.node_cluster import encoded
 from mom_proto.v1 import broker_pb2, broker_pb2_grpc, types_pb2
@@ -219,8 +220,7 @@ async def test_a_client_process_that_is_killed(
     await nothing_held(cluster)
 
     async def leases_ended() -> bool:
-        counts = [one.subscriptions[0] for one in await client.describe(name)]
-        return sum(one.leased for one in counts) == 0
+        return sum(one.leased for one in await subscriptions_of(client, name)) == 0
 
     await until(leases_ended, "the leases have ended")
     again: list[mom_client.ReceivedMessage] = []

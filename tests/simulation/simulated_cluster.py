@@ -35,10 +35,10 @@ class SimulatedCluster:
         self.faults = CallFaults(self.weather)
         self.doors: dict[str, Door] = {}
         """To the store, of each process."""
-        self._clock = VirtualClock(loop, START_MS)
+        self.clock = VirtualClock(loop, START_MS)
         self.cluster = InMemoryCluster(
             "simulated",
-            self._clock,
+            self.clock,
             SeededRandom(self._fork()),
             faults=self.faults,
             door=self._door,
@@ -78,13 +78,13 @@ class SimulatedCluster:
         return Engine(
             addresses,
             options=options,
-            clock=self._clock,
+            clock=self.clock,
             random=SeededRandom(self._fork()),
             connections=Connections(token, self.cluster.open_channel),
         )
 
     def now_ms(self) -> int:
-        return self._clock.now_ms()
+        return self.clock.now_ms()
 
     def note_message(self) -> None:
         """Nobody counts."""
