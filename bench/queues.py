@@ -87,7 +87,9 @@ async def _filled(client: mom_client.Client, target: Target) -> str:
     while leased > 0:
         leased -= len(await client.receive(name, min(leased, 1_000), lease=LEASE_S))
     for _ in range(0, target.count(DELAYED), CHUNK):
-        await client.publish_many(name, [Message(SMALL, deliver_at_ms=tomorrow_ms)] * CHUNK)
+        # Each has a time of its own, so that none shares its neighbour's place in memory.
+        delayed = [Message(SMALL, deliver_at_ms=tomorrow_ms + number) for number in range(CHUNK)]
+        await client.publish_many(name, delayed)
     await _publish(client, name, target.count(READY))
     return name
 
