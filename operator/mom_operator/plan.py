@@ -264,8 +264,8 @@ def _roll(cluster: Cluster, observed: Observed) -> tuple[list[Step], Operation |
     pods = _staying(cluster, observed)
     old = {at: pod for at, pod in pods.items() if pod.revision != workload.revision}
     steps = _reactivated(pods, old, observed)
-    # The last renewed pod is ready before the master has heard that it may have partitions again.
-    if not old and not steps:
+    # The last pod of the old template is gone before its successor is there and serves.
+    if not old and not steps and not _awaited(cluster, pods, observed):
         return [], None
     renewed = [pod for at, pod in pods.items() if at not in old]
     unsettled = [pod for pod in renewed if not _settled(pod, observed)]
@@ -302,6 +302,18 @@ def _reactivated(pods: dict[int, Pod], old: dict[int, Pod], observed: Observed) 
         if drained_by_us and at not in old and pod.ready and not pod.deleting:
             steps.append(SetNodeState(pod.name, ACTIVE))
     return steps
+
+
+def _awaited(cluster: Cluster, pods: dict[int, Pod], observed: Observed) -> bool:
+    """Whether a node that we drained to renew it is not back."""
+    names = Names(cluster.name, cluster.namespace)
+    nodes = observed.mom.nodes if observed.mom is not None else {}
+    for at in range(cluster.spec.nodes.replicas):
+        node, pod = nodes.get(names.node_pod(at)), pods.get(at)
+        is_back = pod is not None and pod.ready and not pod.deleting
+        if node is not None and node.held and node.state in (DRAINING, LOST) and not is_back:
+            return True
+    return False
 
 
 def _is_broken(pod: Pod, observed: Observed) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -221,6 +222,27 @@ def test_the_roll_is_over_only_when_the_last_node_may_have_partitions_again() ->
     operation = plan.operation
     assert (operation.type, operation.done, operation.total) == (ROLLING_UPGRADE, 2, 3)
     assert make_plan(a_cluster(), _rolling(pods)).operation is None
+
+
+@pytest.mark.parametrize(
+    "last", [[], [a_pod(0, ready=False)], [a_pod(0, deleting=True)]], ids=["gone", "begins", "ends"]
+)
+def test_masters_wait_until_the_last_node_is_back(last: list[Pod]) -> None:
+    """It may be that no pod of the old template is left, and one of the new one is not there."""
+    away = [a_node(0, LOST, 0, held=True), a_node(1), a_node(2)]
+    plan = make_plan(a_cluster(), _rolling([*last, a_pod(1), a_pod(2)], away))
+    assert plan.steps == ()
+    assert plan.operation is not None
+    operation = plan.operation
+    assert (operation.type, operation.done, operation.total) == (ROLLING_UPGRADE, 2, 3)
+    assert (plan.hold_master, plan.hold_gateway) == (True, True)
+
+
+def test_a_node_that_nobody_drained_is_ill_and_not_renewed() -> None:
+    away = [a_node(0, LOST, 0), a_node(1), a_node(2)]
+    plan = make_plan(a_cluster(), _rolling([a_pod(1), a_pod(2)], away))
+    assert plan.operation is None
+    assert (plan.hold_master, plan.hold_gateway) == (False, False)
 
 
 def test_a_missing_pod_counts() -> None:
