@@ -99,6 +99,23 @@ async def test_who_drained_a_node_is_known_after_its_restart_and_the_leaders(
     assert [one.state_by for one in shown.nodes] == ["operator"]
 
 
+async def test_who_drained_a_node_is_known_while_it_restarts_in_good_order(
+    cluster: Cluster,
+) -> None:
+    """So that the operator knows which of the nodes that are away it is renewing."""
+    master = await cluster.leader()
+    stub = cluster.stub(master.address)
+    nodes = [await cluster.node(node_id, master) for node_id in "ab"]
+    await stub.ExpectNodes(expect(a="", b=""))
+    drain = master_pb2.SetNodeStateRequest(node_id="a", state="draining", by="operator")
+    await stub.SetNodeState(drain)
+    await nodes[0].leave()
+    await nodes[0].break_off()
+    await cluster.until(lambda: cluster.state_of("a") is NodeState.LOST)
+    shown = (await stub.ListNodes(master_pb2.ListNodesRequest())).nodes
+    assert {one.node_id: one.state_by for one in shown} == {"a": "operator", "b": ""}
+
+
 async def test_expected_nodes_outlive_the_leader(cluster: Cluster) -> None:
     first = await cluster.leader()
     await cluster.stub(first.address).ExpectNodes(expect(a="east"))

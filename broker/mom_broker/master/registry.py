@@ -170,9 +170,11 @@ class Registry:
         self._wake.set()
 
     def _intent_of(self, session: Session) -> Intent:
+        intent = self._intents.get(session.node_id, ANY_NODE)
         if session.leaving:
-            return Intent(state=NodeState.DRAINING)
-        return self._intents.get(session.node_id, ANY_NODE)
+            # Who drained it will still undo that when it is back.
+            return Intent(state=NodeState.DRAINING, by=intent.by)
+        return intent
 
     def _record_of(self, session: Session) -> NodeRecord:
         standing = self._view.nodes.get(session.node_id)
