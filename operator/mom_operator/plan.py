@@ -265,7 +265,7 @@ def _roll(cluster: Cluster, observed: Observed) -> tuple[list[Step], Operation |
     old = {at: pod for at, pod in pods.items() if pod.revision != workload.revision}
     steps = _reactivated(pods, old, observed)
     # The last pod of the old template is gone before its successor is there and serves.
-    if not old and not steps and not _awaited(cluster, pods, observed):
+    if not old and not steps and not _awaited(cluster, observed):
         return [], None
     renewed = [pod for at, pod in pods.items() if at not in old]
     unsettled = [pod for pod in renewed if not _settled(pod, observed)]
@@ -304,16 +304,14 @@ def _reactivated(pods: dict[int, Pod], old: dict[int, Pod], observed: Observed) 
     return steps
 
 
-def _awaited(cluster: Cluster, pods: dict[int, Pod], observed: Observed) -> bool:
-    """Whether a node that we drained to renew it is not back."""
+def _awaited(cluster: Cluster, observed: Observed) -> bool:
+    """Whether a node that we drained to renew it has no partitions again yet."""
     names = Names(cluster.name, cluster.namespace)
     nodes = observed.mom.nodes if observed.mom is not None else {}
-    for at in range(cluster.spec.nodes.replicas):
-        node, pod = nodes.get(names.node_pod(at)), pods.get(at)
-        is_back = pod is not None and pod.ready and not pod.deleting
-        if node is not None and node.held and node.state in (DRAINING, LOST) and not is_back:
-            return True
-    return False
+    staying = (nodes.get(names.node_pod(at)) for at in range(cluster.spec.nodes.replicas))
+    return any(
+        node is not None and node.held and node.state in (DRAINING, LOST) for node in staying
+    )
 
 
 def _is_broken(pod: Pod, observed: Observed) -> bool:

@@ -225,7 +225,9 @@ def test_the_roll_is_over_only_when_the_last_node_may_have_partitions_again() ->
 
 
 @pytest.mark.parametrize(
-    "last", [[], [a_pod(0, ready=False)], [a_pod(0, deleting=True)]], ids=["gone", "begins", "ends"]
+    "last",
+    [[], [a_pod(0, ready=False)], [a_pod(0)]],
+    ids=["it is gone", "it begins", "it has not registered"],
 )
 def test_masters_wait_until_the_last_node_is_back(last: list[Pod]) -> None:
     """It may be that no pod of the old template is left, and one of the new one is not there."""
