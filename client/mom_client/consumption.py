@@ -366,6 +366,10 @@ class Consumption(_ConsumptionSteps):
                 return
             leases = await self._run(lambda engine, worker=worker: worker.next())  # type: ignore[misc]
             for lease in leases:
+                if lease.suspect and not await self._run(
+                    lambda engine, worker=worker, lease=lease: worker.begin(lease)  # type: ignore[misc]
+                ):
+                    continue
                 with self._activate(self._handled(worker, lease)) as messages:
                     for message in messages:
                         yield message
@@ -409,6 +413,10 @@ class SyncConsumption(_ConsumptionSteps):
                 return
             leases = self._wait(lambda engine, worker=worker: worker.next())  # type: ignore[misc]
             for lease in leases:
+                if lease.suspect and not self._wait(
+                    lambda engine, worker=worker, lease=lease: worker.begin(lease)  # type: ignore[misc]
+                ):
+                    continue
                 with self._activate(self._handled(worker, lease)) as messages:
                     yield from messages
 

@@ -213,10 +213,11 @@ class Engine:
         max_bytes: int = 0,
         wait_ms: int = 0,
         lease_ms: int = 0,
+        tells_begin: bool = False,
     ) -> Leased:
         """Lease up to ``max_messages``, waiting up to ``wait_ms`` for the first; empty at its end.
 
-        Waits at all owners, and leases at the ones that have something.
+        ``tells_begin``: see ``ReceiveStreamStart`` in broker.proto. Waits at all owners, and leases at the ones that have something.
         """
         return await self._queues.receive(
             topic,
@@ -225,6 +226,7 @@ class Engine:
             max_bytes=max_bytes,
             wait_ms=wait_ms,
             lease_ms=lease_ms,
+            tells_begin=tells_begin,
         )
 
     def lease_streams(

@@ -227,7 +227,10 @@ class LeaseStreams:
         """What a stream leases."""
         route = await self._caller.routing.topic(self._topic)
         return broker_pb2.ReceiveStreamStart(
-            topic_id=route.topic_id, subscription=self.subscription, lease_ms=self.lease_ms
+            topic_id=route.topic_id,
+            subscription=self.subscription,
+            lease_ms=self.lease_ms,
+            tells_begin=True,
         )
 
     def arrived(self, batches: Iterable[broker_pb2.LeasedBatch]) -> None:

@@ -100,6 +100,7 @@ class Queues:
         max_bytes: int,
         wait_ms: int,
         lease_ms: int,
+        tells_begin: bool,
     ) -> Leased:
         """See :meth:`mom_client.engine.Engine.receive`."""
         _check_range("max_messages", max_messages, 1, RECEIVE_MESSAGES_MAX)
@@ -112,6 +113,7 @@ class Queues:
             max_messages=max_messages,
             max_bytes=max_bytes,
             lease_ms=lease_ms,
+            tells_begin=tells_begin,
         )
         return await self._receive(topic, request, wait_ms)
 

@@ -36,13 +36,15 @@ ACK: Final = broker_pb2.SETTLE_ACTION_ACK
 NACK: Final = broker_pb2.SETTLE_ACTION_NACK
 RELEASE: Final = broker_pb2.SETTLE_ACTION_RELEASE
 EXTEND: Final = broker_pb2.SETTLE_ACTION_EXTEND
+BEGIN: Final = broker_pb2.SETTLE_ACTION_BEGIN
 
 
 class HeldLease:
     """Messages that were leased together and are not all settled."""
 
     __slots__ = ("_batch", "_worker", "begun", "end", "ends_ms", "first", "gone", "lease_id",
-                 "lease_ms", "lost", "over", "partition", "renew_at_ms")  # fmt: skip
+                 "lease_ms", "lost", "over", "partition", "renew_at_ms",
+                 "suspect")  # fmt: skip
 
     def __init__(self, worker: QueueWorker, leased: broker_pb2.LeasedBatch, since_ms: int) -> None:
         self._worker = worker
@@ -51,6 +53,9 @@ class HeldLease:
         """Whether the handler has it."""
         self.partition = leased.partition.index
         self.lease_id = leased.lease_id
+        self.suspect = leased.suspect
+        """It is one message, and one that a worker had when it died. See :meth:`QueueWorker.begin`.
+        """
         self.first = leased.base_offset
         self.end = leased.base_offset + int.from_bytes(leased.batch[12:16], "little")
         self.lease_ms = leased.lease_ms or LEASE_MS_DEFAULT
@@ -184,6 +189,7 @@ class QueueWorker:
                 max_messages=min(max_messages or room, room),
                 wait_ms=self._streams.poll_ms,
                 lease_ms=self._lease_ms,
+                tells_begin=True,
             )
         except MomError as error:
             if may_raise or not error.retriable:
@@ -195,6 +201,27 @@ class QueueWorker:
         self._leases.update(leases)
         self._not_begun += leases
         self._to_renew.set()
+
+    async def begin(self, lease: HeldLease) -> bool:
+        """Say that the handler begins with a suspect; False: it must not, it is not this worker's.
+
+        From then on the delivery counts, so that a message which ends its workers is dead in the
+        end. What was handled before it is settled first: it must not count as tried, too.
+        """
+        await self.flush()
+        if not self.is_held(lease, lease.first):
+            return False
+        begun = _range(lease, lease.first, lease.end, BEGIN, 0)
+        try:
+            (result,) = await self._engine.settle(self.topic, self.subscription, [begun])
+        except MomError as error:
+            _log.warning("%r: a message was not begun: %s", self.topic, error.message)
+            self.give_back(lease, lease.first)
+            return False
+        for failure in result.failures:
+            _log.warning("%r: a message was not begun: %s", self.topic, failure.error.message)
+            self._let_go(lease, lease.first, lease.end)
+        return not result.failures
 
     def settle(self, lease: HeldLease, offset: int, action: int, delay_ms: int = 0) -> None:
         """Settle one message in the background."""

@@ -54,6 +54,8 @@ class LeasedSlice(NamedTuple):
     lease_id: int
     deadline_ms: int
     deliveries: int
+    suspect: bool
+    """See :class:`~mom_core.delivery.LeasedRange`."""
 
 
 class Promise:
@@ -306,7 +308,14 @@ class QueueReader:
         self.wake()
         self.arm()
 
-    def lease(self, messages_max: int, lease_ms: int) -> Leased | None:
+    def next_is_alone(self) -> bool:
+        """Whether what a receive would get now is to be handled by itself."""
+        self._expire()
+        return self.delivery.next_is_alone(self._now_ms())
+
+    def lease(
+        self, messages_max: int, lease_ms: int, *, tells_begin: bool = False
+    ) -> Leased | None:
         """Lease what is ready; None when nothing is. :meth:`slices` gives the messages.
 
         Raises OverloadedError when too many are leased, or what ended the ownership.
@@ -319,6 +328,7 @@ class QueueReader:
             messages_max=messages_max if allowed is None else min(messages_max, allowed),
             lease_ms=lease_ms,
             now_ms=self._now_ms(),
+            tells_begin=tells_begin,
         )
         if leased is None:
             return None
@@ -377,6 +387,7 @@ class QueueReader:
                         leased.lease_id,
                         leased.deadline_ms,
                         one.deliveries,
+                        one.alone,
                     )
                 )
                 room -= len(data)

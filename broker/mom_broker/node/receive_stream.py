@@ -212,7 +212,12 @@ class _Stream:
         bytes_max = min(self.credit.bytes, FETCH_BYTES_DEFAULT)
         try:
             leasing = self._subscriptions.lease(
-                readers, messages, bytes_max, self._lease_ms, is_new=self._turn is None
+                readers,
+                messages,
+                bytes_max,
+                self._lease_ms,
+                is_new=self._turn is None,
+                tells_begin=self._start.tells_begin,
             )
         except MomError as error:
             if error.code in _MOVED:

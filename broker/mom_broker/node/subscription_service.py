@@ -53,6 +53,7 @@ ACTIONS: Final = {
     broker_pb2.SETTLE_ACTION_NACK: SettleAction.NACK,
     broker_pb2.SETTLE_ACTION_EXTEND: SettleAction.EXTEND,
     broker_pb2.SETTLE_ACTION_RELEASE: SettleAction.RELEASE,
+    broker_pb2.SETTLE_ACTION_BEGIN: SettleAction.BEGIN,
 }
 # A receive over several partitions gives each at least this much room.
 _ROOM_BYTES_MIN: Final = 64 * 1024
@@ -121,7 +122,12 @@ class SubscriptionService:
                 # Whoever was told of a message has waited for it.
                 told = turn is None and any(one.come() for one in readers)
                 leasing = self.lease(
-                    readers, messages_max, bytes_max, lease_ms, is_new=turn is None and not told
+                    readers,
+                    messages_max,
+                    bytes_max,
+                    lease_ms,
+                    is_new=turn is None and not told,
+                    tells_begin=request.tells_begin,
                 )
                 slices = await leasing if leasing is not None else []
                 found = bool(slices)
@@ -175,10 +181,12 @@ class SubscriptionService:
         lease_ms: int,
         *,
         is_new: bool,
+        tells_begin: bool,
     ) -> Coroutine[Any, Any, list[LeasedSlice]] | None:
         """Lease what is ready now, up to the bounds; what is returned gives the messages.
 
-        ``is_new``: who asks has not waited in line for it. Raises OverloadedError when too many are
+        ``is_new``: who asks has not waited in line for it. Who does not tell when it begins gets a
+        suspect alone, whatever other partitions have. Raises OverloadedError when too many are
         leased, or what ended an ownership.
         """
         chosen: list[tuple[QueueReader, Leased]] = []
@@ -188,14 +196,19 @@ class SubscriptionService:
             ready = reader.has_ready_for_newcomers() if is_new else reader.has_ready()
             if room <= 0 or not ready:
                 continue
+            alone = not tells_begin and reader.next_is_alone()
+            if alone and chosen:
+                continue
             try:
-                leased = reader.lease(room, lease_ms)
+                leased = reader.lease(room, lease_ms, tells_begin=tells_begin)
             except MomError as failure:
                 error = failure
                 continue
             if leased is not None:
                 chosen.append((reader, leased))
                 room -= sum(one.end - one.first for one in leased.ranges)
+                if alone:
+                    break
         if error is not None and not chosen:
             raise error
         return _slices(chosen, bytes_max) if chosen else None
@@ -232,6 +245,7 @@ class SubscriptionService:
                     deliveries=one.deliveries,
                     append_time_ms=one.append_time_ms,
                     lease_ms=lease_ms,
+                    suspect=one.suspect,
                 )
                 for one in slices
             ],

@@ -4,6 +4,9 @@ A message is received when a handler is free for it, so that none waits here whi
 idle, unless ``prefetch`` allows some. Its lease is renewed by the client's own thread while the
 handler runs. A handler whose lease was lost is cancelled, for another worker has the message now; a
 sync one can't be, and its ack is refused.
+
+When a worker dies, each message that it had is suspected of having ended it. A suspect is handled
+while no other handler runs, so that no neighbour is ended with it again.
 """
 
 from __future__ import annotations
@@ -56,6 +59,11 @@ class QueueRunner:
         self._handling = Handling(handler, settings.concurrency)
         self._worker: QueueWorker | None = None
         self._ready: deque[_Taken] = deque()
+        self._suspects: deque[_Taken] = deque()
+        self._suspect_runs = False
+        self._others_first = 0
+        """How many other messages have their turn before the next suspect."""
+        self._receiving: asyncio.Task[list[HeldLease]] | None = None
         self._running: dict[tuple[HeldLease, int], asyncio.Task[None]] = {}
         self._lost: set[tuple[HeldLease, int]] = set()
         self._changed = asyncio.Event()
@@ -66,6 +74,7 @@ class QueueRunner:
         """Begin. Raises NotFoundError, InvalidArgumentError when it is no queue."""
         self._loop = asyncio.get_running_loop()
         self._ready.clear()
+        self._suspects.clear()
         self._worker = await self._calls.run(self._open)
 
     async def _open(self, engine: Engine) -> QueueWorker:
@@ -88,20 +97,35 @@ class QueueRunner:
         """Receive as handlers become free."""
         worker = self._worker
         assert worker is not None, "a worker that was not opened"
-        while True:
-            self._changed.clear()
-            self._start_ready(worker)
-            room = self._settings.concurrency + self._settings.prefetch
-            wanted = room - len(self._running) - len(self._ready)
-            if wanted <= 0:
+        try:
+            while True:
+                self._changed.clear()
+                self._start_ready(worker)
+                self._receive(worker)
                 await self._changed.wait()
-                continue
-            leases = await self._calls.run(
-                lambda engine, wanted=wanted: worker.next(max_messages=wanted)  # type: ignore[misc]
+                if self._receiving is not None and self._receiving.done():
+                    receiving, self._receiving = self._receiving, None
+                    self._take(receiving.result())
+        finally:
+            if self._receiving is not None:
+                self._receiving.cancel()
+                self._receiving = None
+
+    def _receive(self, worker: QueueWorker) -> None:
+        """Ask for as many as there is room for, while handlers go on."""
+        room = self._settings.concurrency + self._settings.prefetch
+        wanted = room - len(self._running) - len(self._ready) - len(self._suspects)
+        if wanted > 0 and self._receiving is None:
+            self._receiving = self._loop.create_task(
+                self._calls.run(lambda engine: worker.next(max_messages=wanted))
             )
-            for lease in leases:
-                lease.begun = True
-                self._ready.extend(_Taken(lease, message) for message in lease.messages())
+            self._receiving.add_done_callback(lambda _: self._changed.set())
+
+    def _take(self, leases: list[HeldLease]) -> None:
+        for lease in leases:
+            lease.begun = True
+            taken = self._suspects if lease.suspect else self._ready
+            taken.extend(_Taken(lease, message) for message in lease.messages())
 
     def stop(self) -> None:
         """Begin nothing more; release what waits here."""
@@ -111,10 +135,11 @@ class QueueRunner:
             return
         from mom_client.worker import RELEASE
 
-        for taken in self._ready:
+        for taken in (*self._ready, *self._suspects):
             lease, offset = taken.lease, taken.message.offset
             self._calls.post(lambda lease=lease, at=offset: worker.settle(lease, at, RELEASE))  # type: ignore[misc]
         self._ready.clear()
+        self._suspects.clear()
         self._calls.post(worker.leave)
 
     async def close(self, over: asyncio.Event) -> None:
@@ -141,11 +166,25 @@ class QueueRunner:
     # Handling.
 
     def _start_ready(self, worker: QueueWorker) -> None:
-        while self._ready and len(self._running) < self._settings.concurrency:
-            taken = self._ready.popleft()
-            if worker.is_held(taken.lease, taken.message.offset):
-                place = (taken.lease, taken.message.offset)
-                self._running[place] = self._loop.create_task(self._handle(worker, taken))
+        if self._suspect_runs:
+            return
+        while (
+            self._ready
+            and len(self._running) < self._settings.concurrency
+            and (not self._suspects or self._others_first > 0)
+        ):
+            self._others_first -= self._start(worker, self._ready.popleft())
+        while self._suspects and not self._running:
+            self._suspect_runs = self._start(worker, self._suspects.popleft())
+            self._others_first = self._settings.concurrency
+
+    def _start(self, worker: QueueWorker, taken: _Taken) -> bool:
+        """Run the handler; False: the message is another worker's by now."""
+        if not worker.is_held(taken.lease, taken.message.offset):
+            return False
+        place = (taken.lease, taken.message.offset)
+        self._running[place] = self._loop.create_task(self._handle(worker, taken))
+        return True
 
     async def _handle(self, worker: QueueWorker, taken: _Taken) -> None:
         from mom_client.worker import ACK, RELEASE
@@ -153,6 +192,8 @@ class QueueRunner:
         lease, message = taken
         offset = message.offset
         try:
+            if lease.suspect and not await self._calls.run(lambda engine: worker.begin(lease)):
+                return
             error = await self._try(message)
         except asyncio.CancelledError:
             if (lease, offset) in self._lost:
@@ -162,6 +203,7 @@ class QueueRunner:
             return
         finally:
             self._running.pop((lease, offset), None)
+            self._suspect_runs = False
             self._lost.discard((lease, offset))
             self._changed.set()
         if error is None:

@@ -19,6 +19,8 @@ class SettleAction(StrEnum):
     EXTEND = "extend"
     RELEASE = "release"
     """Give back unhandled: the delivery does not count."""
+    BEGIN = "begin"
+    """The handler begins: from now on the delivery counts if its lease runs out."""
 
 
 class SettleOutcome(NamedTuple):
@@ -45,6 +47,8 @@ class LeasedRange(msgspec.Struct, array_like=True, frozen=True):
     end: int
     deliveries: int
     """How many deliveries of these count, this one included."""
+    alone: bool = False
+    """It is one message, under suspicion of having ended a worker."""
 
 
 class Leased(msgspec.Struct, array_like=True, tag="lease", frozen=True):
@@ -54,6 +58,16 @@ class Leased(msgspec.Struct, array_like=True, tag="lease", frozen=True):
     deadline_ms: int
     at_ms: int
     ranges: tuple[LeasedRange, ...]
+    tells_begin: bool = False
+    """Whether the worker says when it begins with a message that is delivered alone."""
+
+
+class Begun(msgspec.Struct, array_like=True, tag="begin", frozen=True):
+    """The worker's handler began with part of a lease."""
+
+    lease_id: int
+    first: int
+    end: int
 
 
 class Extended(msgspec.Struct, array_like=True, tag="extend", frozen=True):
@@ -166,6 +180,7 @@ class Carried(msgspec.Struct, array_like=True, tag="carry", frozen=True):
 
 Change = (
     Leased
+    | Begun
     | Extended
     | Settled
     | Returned

@@ -16,6 +16,8 @@ class Held(msgspec.Struct, array_like=True):
 
     entry: Entry
     deadline_ms: int
+    begun: bool = True
+    """Whether the delivery counts if the lease runs out; a worker may say so later."""
 
 
 class Leases:
@@ -29,7 +31,7 @@ class Leases:
         self._deadlines: list[tuple[int, int]] = []
         """With stale ones, as nothing is removed from a heap's middle."""
 
-    def hold(self, lease_id: int, entry: Entry, deadline_ms: int) -> None:
+    def hold(self, lease_id: int, entry: Entry, deadline_ms: int, begun: bool = True) -> None:
         """Add an entry to a lease."""
         self.count += entry.count
         self._order.hold(entry.group, entry.count)
@@ -37,10 +39,10 @@ class Leases:
         last = parts[-1] if parts else None
         if last is None or last.deadline_ms != deadline_ms:
             heapq.heappush(self._deadlines, (deadline_ms, lease_id))
-        elif last.entry.joins(entry):
+        elif last.begun is begun and last.entry.joins(entry):
             last.entry.end = entry.end
             return
-        parts.append(Held(entry, deadline_ms))
+        parts.append(Held(entry, deadline_ms, begun))
 
     def take(self, lease_id: int, first: int, end: int) -> list[Held]:
         """Take [first, end) out of a lease, and return it in its parts."""
@@ -52,8 +54,8 @@ class Leases:
             if low >= high:
                 kept.append(held)
                 continue
-            kept += [Held(rest, held.deadline_ms) for rest in entry.around(low, high)]
-            taken.append(Held(entry.part(low, high), held.deadline_ms))
+            kept += [Held(rest, held.deadline_ms, held.begun) for rest in entry.around(low, high)]
+            taken.append(Held(entry.part(low, high), held.deadline_ms, held.begun))
         if kept:
             self._parts[lease_id] = kept
         else:

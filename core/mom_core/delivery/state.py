@@ -10,6 +10,7 @@ import msgspec
 from mom_core.delivery.arrivals import Run
 from mom_core.delivery.changes import (
     Addressed,
+    Begun,
     Cancelled,
     Carried,
     Change,
@@ -151,6 +152,12 @@ class Delivery:
         """Whether a lease now would get something."""
         self._waiting.wake(now_ms)
         return not self.policy.paused and self._waiting.next() is not None
+
+    def next_is_alone(self, now_ms: int) -> bool:
+        """Whether a lease now would get a message that is delivered by itself."""
+        self._waiting.wake(now_ms)
+        found = self._waiting.next()
+        return found is not None and found[0].alone
 
     def next_event_ms(self) -> int | None:
         """The earliest time at which time alone changes something, None if there is none."""
@@ -300,9 +307,18 @@ class Delivery:
     # What happens.
 
     def lease(
-        self, lease_id: int, *, messages_max: int, lease_ms: int, now_ms: int
+        self,
+        lease_id: int,
+        *,
+        messages_max: int,
+        lease_ms: int,
+        now_ms: int,
+        tells_begin: bool = False,
     ) -> Leased | None:
         """Lease up to ``messages_max``, in the order of the policy; :meth:`advance` comes first.
+
+        A worker that ``tells_begin`` may have several leases at a time. Should one of them run out,
+        the delivery counts only if the worker had said that it began.
 
         Returns None when nothing is ready, or the subscription is paused. Raises OverloadedError
         when too many are leased.
@@ -329,12 +345,12 @@ class Delivery:
             count = min(most, left, entry.count)
             left -= count
             self._waiting.order.took(entry, count)
-            one = LeasedRange(entry.first, entry.first + count, entry.deliveries + 1)
-            self._lease(lease_id, deadline_ms, now_ms, one)
+            one = LeasedRange(entry.first, entry.first + count, entry.deliveries + 1, entry.alone)
+            self._lease(lease_id, deadline_ms, now_ms, one, begun=not tells_begin)
             _join(ranges, one)
         if not ranges:
             return None
-        return Leased(lease_id, deadline_ms, now_ms, tuple(ranges))
+        return Leased(lease_id, deadline_ms, now_ms, tuple(ranges), tells_begin)
 
     def settle(
         self,
@@ -346,7 +362,7 @@ class Delivery:
         now_ms: int,
         delay_ms: int | None = None,
     ) -> tuple[list[SettleOutcome], list[Change]]:
-        """Ack, nack, extend or release the offsets [first, end) of a lease.
+        """Ack, nack, extend, begin or release the offsets [first, end) of a lease.
 
         ``delay_ms`` is the wait of a nack before the next delivery (None: the policy's backoff),
         and the new length of an extended lease from now. Each offset has its own result; one that
@@ -543,6 +559,8 @@ class Delivery:
                 return Settled(lease_id, first, end)
             case SettleAction.EXTEND:
                 return Extended(lease_id, first, end, now_ms + (delay_ms or 0))
+            case SettleAction.BEGIN:
+                return Begun(lease_id, first, end)
             case SettleAction.RELEASE:
                 return Returned(lease_id, first, end, 0, False)
             case SettleAction.NACK:
@@ -570,12 +588,14 @@ class Delivery:
         """A worker let a lease run out: it died, or was too slow.
 
         Had it several messages, any of them may have crashed it: none of these deliveries counts,
-        and each comes by itself from now on. Was there only one, then that delivery counts.
+        and each comes by itself from now on. Was there only one, then that delivery counts. One
+        that says when it begins may have several leases: of these only what was begun counts.
         """
         parts = self._leases.parts(lease_id)
         several = sum(held.entry.count for held in parts) > 1
-        for entry in [held.entry for held in parts if held.deadline_ms <= now_ms]:
-            if several:
+        for held in [one for one in parts if one.deadline_ms <= now_ms]:
+            entry = held.entry
+            if several or not held.begun:
                 change: Change = Returned(lease_id, entry.first, entry.end, 0, False, True)
             else:
                 change = self._failed(lease_id, entry, entry.first, entry.end, now_ms)
@@ -617,9 +637,12 @@ class Delivery:
     def apply(self, change: Change) -> None:
         """Make a change, decided now or replayed from the journal."""
         match change:
-            case Leased(lease_id, deadline_ms, at_ms, ranges):
+            case Leased(lease_id, deadline_ms, at_ms, ranges, tells_begin):
                 for one in ranges:
-                    self._lease(lease_id, deadline_ms, at_ms, one)
+                    self._lease(lease_id, deadline_ms, at_ms, one, begun=not tells_begin)
+            case Begun(lease_id, first, end):
+                for held in self._leases.take(lease_id, first, end):
+                    self._leases.hold(lease_id, held.entry, held.deadline_ms)
             case Settled(lease_id, first, end):
                 self._drop_bodies(held.entry for held in self._leases.take(lease_id, first, end))
                 self._settle(first, end)
@@ -627,7 +650,7 @@ class Delivery:
                 self._apply_returned(change)
             case Extended(lease_id, first, end, deadline_ms):
                 for held in self._leases.take(lease_id, first, end):
-                    self._leases.hold(lease_id, held.entry, deadline_ms)
+                    self._leases.hold(lease_id, held.entry, deadline_ms, held.begun)
             case Died():
                 self._apply_died(change)
             case Addressed(topic_id, base):
@@ -682,7 +705,7 @@ class Delivery:
         state._settled = RangeSet(stored.settled)
         for lease_id, parts in stored.leases:
             for held in parts:
-                state._leases.hold(lease_id, held.entry, held.deadline_ms)
+                state._leases.hold(lease_id, held.entry, held.deadline_ms, held.begun)
         for entry in stored.waiting:
             state._waiting.add(entry)
         state._dying.parts = stored.dead
@@ -700,12 +723,14 @@ class Delivery:
 
     # Inside: changing.
 
-    def _lease(self, lease_id: int, deadline_ms: int, at_ms: int, one: LeasedRange) -> None:
+    def _lease(
+        self, lease_id: int, deadline_ms: int, at_ms: int, one: LeasedRange, *, begun: bool
+    ) -> None:
         for entry in self._waiting.take(one.first, one.end):
             entry.deliveries = one.deliveries
             entry.available_at_ms = 0
             entry.first_leased_ms = entry.first_leased_ms or at_ms
-            self._leases.hold(lease_id, entry, deadline_ms)
+            self._leases.hold(lease_id, entry, deadline_ms, begun)
 
     def _apply_returned(self, change: Returned) -> None:
         for held in self._leases.take(change.lease_id, change.first, change.end):
@@ -737,7 +762,7 @@ class Delivery:
             for first, end in carried.within(part.entry.first, part.entry.end):
                 for held in self._leases.take(lease_id, first, end):
                     self._carry(held.entry)
-                    self._leases.hold(lease_id, held.entry, held.deadline_ms)
+                    self._leases.hold(lease_id, held.entry, held.deadline_ms, held.begun)
         # All lie at the front, and what waits behind them may be a million entries.
         waits = [one for one in self._waiting if one.first < carried.end]
         for waiting in waits:

@@ -40,6 +40,10 @@ class _SettleActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SettleAc
     """The lease lasts delay_ms from now."""
     SETTLE_ACTION_RELEASE: _SettleAction.ValueType  # 4
     """Give back unhandled; the delivery does not count."""
+    SETTLE_ACTION_BEGIN: _SettleAction.ValueType  # 5
+    """The handler begins: from now on the delivery counts if the lease runs out. See
+    ReceiveStreamStart.tells_begin.
+    """
 
 class SettleAction(_SettleAction, metaclass=_SettleActionEnumTypeWrapper): ...
 
@@ -51,6 +55,10 @@ SETTLE_ACTION_EXTEND: SettleAction.ValueType  # 3
 """The lease lasts delay_ms from now."""
 SETTLE_ACTION_RELEASE: SettleAction.ValueType  # 4
 """Give back unhandled; the delivery does not count."""
+SETTLE_ACTION_BEGIN: SettleAction.ValueType  # 5
+"""The handler begins: from now on the delivery counts if the lease runs out. See
+ReceiveStreamStart.tells_begin.
+"""
 Global___SettleAction: _TypeAlias = SettleAction  # noqa: Y015
 
 @_typing.final
@@ -561,6 +569,7 @@ class ReceiveRequest(_message.Message):
     WAIT_MS_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
     FORWARDED_FIELD_NUMBER: _builtins.int
+    TELLS_BEGIN_FIELD_NUMBER: _builtins.int
     topic_id: _builtins.bytes
     """UUID of the topic, 16 bytes."""
     subscription: _builtins.str
@@ -576,6 +585,8 @@ class ReceiveRequest(_message.Message):
     lease_ms: _builtins.int
     """Length of the leases from now, milliseconds; 0: the subscription's default."""
     forwarded: _builtins.bool
+    tells_begin: _builtins.bool
+    """See ReceiveStreamStart."""
     @_builtins.property
     def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Only these partitions; empty: all that the node owns."""
@@ -591,10 +602,11 @@ class ReceiveRequest(_message.Message):
         wait_ms: _builtins.int = ...,
         lease_ms: _builtins.int = ...,
         forwarded: _builtins.bool = ...,
+        tells_begin: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "lease_ms", b"lease_ms", "max_bytes", b"max_bytes", "max_messages", b"max_messages", "partitions", b"partitions", "subscription", b"subscription", "topic_id", b"topic_id", "wait_ms", b"wait_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "lease_ms", b"lease_ms", "max_bytes", b"max_bytes", "max_messages", b"max_messages", "partitions", b"partitions", "subscription", b"subscription", "tells_begin", b"tells_begin", "topic_id", b"topic_id", "wait_ms", b"wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -634,6 +646,7 @@ class ReceiveStreamStart(_message.Message):
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
     KEEP_CREDIT_FIELD_NUMBER: _builtins.int
+    TELLS_BEGIN_FIELD_NUMBER: _builtins.int
     topic_id: _builtins.bytes
     """UUID of the topic, 16 bytes."""
     subscription: _builtins.str
@@ -645,6 +658,11 @@ class ReceiveStreamStart(_message.Message):
     says when something is ready: a worker of several nodes gives its credit to one that has
     messages, and a worker with room for one message leases one.
     """
+    tells_begin: _builtins.bool
+    """Whether the worker says (Settle, BEGIN) when it begins with a batch that is a suspect, and
+    then handles nothing else. If a lease of it runs out, only such a message counts as tried; else
+    each counts that was leased by itself.
+    """
     def __init__(
         self,
         *,
@@ -652,10 +670,11 @@ class ReceiveStreamStart(_message.Message):
         subscription: _builtins.str = ...,
         lease_ms: _builtins.int = ...,
         keep_credit: _builtins.bool = ...,
+        tells_begin: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_credit", b"keep_credit", "lease_ms", b"lease_ms", "subscription", b"subscription", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_credit", b"keep_credit", "lease_ms", b"lease_ms", "subscription", b"subscription", "tells_begin", b"tells_begin", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -735,6 +754,7 @@ class LeasedBatch(_message.Message):
     DELIVERIES_FIELD_NUMBER: _builtins.int
     APPEND_TIME_MS_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
+    SUSPECT_FIELD_NUMBER: _builtins.int
     base_offset: _builtins.int
     batch: _builtins.bytes
     """Just these messages, as a record batch."""
@@ -750,6 +770,8 @@ class LeasedBatch(_message.Message):
     from
     when it sent the request.
     """
+    suspect: _builtins.bool
+    """It is one message, and one of those that a worker had when its leases ran out. Handle it alone."""
     @_builtins.property
     def partition(self) -> _types_pb2.Partition: ...
     def __init__(
@@ -763,10 +785,11 @@ class LeasedBatch(_message.Message):
         deliveries: _builtins.int = ...,
         append_time_ms: _builtins.int = ...,
         lease_ms: _builtins.int = ...,
+        suspect: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_time_ms", b"append_time_ms", "base_offset", b"base_offset", "batch", b"batch", "deliveries", b"deliveries", "lease_expires_at_ms", b"lease_expires_at_ms", "lease_id", b"lease_id", "lease_ms", b"lease_ms", "partition", b"partition"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_time_ms", b"append_time_ms", "base_offset", b"base_offset", "batch", b"batch", "deliveries", b"deliveries", "lease_expires_at_ms", b"lease_expires_at_ms", "lease_id", b"lease_id", "lease_ms", b"lease_ms", "partition", b"partition", "suspect", b"suspect"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
