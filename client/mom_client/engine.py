@@ -217,7 +217,8 @@ class Engine:
     ) -> Leased:
         """Lease up to ``max_messages``, waiting up to ``wait_ms`` for the first; empty at its end.
 
-        ``tells_begin``: see ``ReceiveStreamStart`` in broker.proto. Waits at all owners, and leases at the ones that have something.
+        ``tells_begin``: see ``ReceiveStreamStart`` in broker.proto. Waits at all owners, and leases
+        at the ones that have something.
         """
         return await self._queues.receive(
             topic,

@@ -6,7 +6,8 @@ import importlib.util
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 import mom_client
 from integration.app_process import PRELUDE, AppProcess, lines_of
 from integration.broker_process import BrokerProcess
-from integration.descriptions import none_left, subscriptions_of
+from integration.descriptions import left, none_left, subscriptions_of
 from integration.dev_process import MOM, DevProcess, environment
 from polling import until
 
@@ -42,6 +43,74 @@ async def noted(journal: Path, count: int) -> list[str]:
     """The first so many lines of the journal, waited for."""
     await until(lambda: len(lines_of(journal)) >= count, f"{count} lines: {lines_of(journal)}")
     return lines_of(journal)
+
+
+DIES = """
+@app.worker(QUEUE, lease=1, concurrency=4, prefetch=4)
+async def handle(text: str):
+    note("begin", text)
+    if text == "bomb":
+        await asyncio.sleep(0.1)  # Its neighbours have begun, too.
+        os._exit(9)
+    await asyncio.sleep(0.2)
+    note("end", text)
+"""
+
+DIES_ITERATING = """
+import asyncio, os, sys
+import mom_client
+
+async def work(address, queue, journal):
+    async with mom_client.connect(address) as client, client.consume(queue, lease=1) as messages:
+        async for message in messages:
+            if message.text() == "bomb":
+                os._exit(9)
+            with open(journal, "a") as file:
+                file.write(f"end {message.text()}\\n")
+
+asyncio.run(work(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("iterates", [False, True], ids=["worker", "iteration"])
+async def test_a_message_that_ends_its_workers_takes_no_neighbour_along(
+    client: mom_client.Client, broker: BrokerProcess, write: Write, journal: Path, name: str,
+    iterates: bool,
+) -> None:  # fmt: skip
+    dead_letter = f"{name}.dlq"
+    await client.create_queue(name, partitions=3, max_deliveries=2, dead_letter=dead_letter)
+    neighbours = [f"m{number}" for number in range(12)]
+    await client.publish_many(name, [*neighbours[:5], "bomb", *neighbours[5:]])
+    iterating = [sys.executable, "-c", DIES_ITERATING, broker.addresses[0], name, str(journal)]
+
+    @contextmanager
+    def at_work() -> Iterator[subprocess.Popen[bytes]]:
+        if iterates:
+            process = subprocess.Popen(iterating)
+            yield process
+            process.kill()
+            process.wait()
+        else:
+            with AppProcess(write(DIES), broker.addresses, journal) as one:
+                yield one.process
+
+    async def work() -> int | None:
+        """The exit code of a worker that died; None when it has nothing more to do."""
+        with at_work() as process:
+
+            async def is_over() -> bool:
+                return process.poll() is not None or not await left(client, name)
+
+            await until(is_over, "it has died, or has handled all")
+            return process.poll()
+
+    deaths = 0
+    while await left(client, name):
+        deaths += await work() == 9
+    (dead,) = await client.receive(dead_letter, 20, wait=20)
+    assert (dead.text(), dead.headers["mom-dead-deliveries"]) == ("bomb", "2")
+    assert deaths == 3, "the first one accuses nobody"
+    assert {line.split()[1] for line in lines_of(journal) if "end" in line} == set(neighbours)
 
 
 BLOCKS = """

@@ -70,6 +70,8 @@ class One:
     deadline_ms: int = 0
     deliveries: int = 0
     alone: bool = False
+    begun: bool = True
+    """Whether its lease counts when it runs out."""
     reason: DeadReason | None = None
     carried: bool = False
     gone: ErrorCode | None = None
@@ -131,7 +133,7 @@ class Model:
             due = [one for one in members if one.deadline_ms <= now_ms]
             several = len(members) > 1
             for one in due:
-                if several:
+                if several or not one.begun:
                     one.state, one.available_at_ms, one.alone = "waiting", 0, True
                     one.deliveries -= 1
                 else:
@@ -213,8 +215,8 @@ class DeliveryMachine(RuleBasedStateMachine):
     def time_passes(self, elapsed_ms: int) -> None:
         self.now_ms += elapsed_ms
 
-    @rule(messages_max=st.integers(1, 9), lease_ms=st.integers(1, 900))
-    def lease(self, messages_max: int, lease_ms: int) -> None:
+    @rule(messages_max=st.integers(1, 9), lease_ms=st.integers(1, 900), tells_begin=st.booleans())
+    def lease(self, messages_max: int, lease_ms: int, tells_begin: bool) -> None:
         self.advance()
         lease_id = self.next_lease_id
         self.next_lease_id += 1
@@ -222,7 +224,11 @@ class DeliveryMachine(RuleBasedStateMachine):
         paused = self.policy.paused
         assert self.state.has_ready(self.now_ms) == (bool(leasable) and not paused)
         leased = self.state.lease(
-            lease_id, messages_max=messages_max, lease_ms=lease_ms, now_ms=self.now_ms
+            lease_id,
+            messages_max=messages_max,
+            lease_ms=lease_ms,
+            now_ms=self.now_ms,
+            tells_begin=tells_begin,
         )
         if paused:
             assert leased is None
@@ -242,7 +248,8 @@ class DeliveryMachine(RuleBasedStateMachine):
                 message.state, message.lease_id = "leased", lease_id
                 message.deadline_ms = self.now_ms + lease_ms
                 message.deliveries += 1
-                assert one.deliveries == message.deliveries
+                message.begun = not tells_begin
+                assert (one.deliveries, one.alone) == (message.deliveries, message.alone)
         self.leases[lease_id] = got
 
     def check_choice(self, got: list[int], messages_max: int) -> None:
@@ -314,6 +321,8 @@ class DeliveryMachine(RuleBasedStateMachine):
                 one.state = "settled"
             case SettleAction.EXTEND:
                 one.deadline_ms = self.now_ms + (delay_ms or 0)
+            case SettleAction.BEGIN:
+                one.begun = True
             case SettleAction.RELEASE:
                 one.state, one.available_at_ms = "waiting", 0
                 one.deliveries -= 1
@@ -769,6 +778,43 @@ def test_a_message_that_crashes_its_workers_takes_none_along() -> None:
                     state.settle(SettleAction.ACK, lease_id, offset, offset + 1, now_ms=now_ms)
     assert sorted(acked) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert [(one.offset, one.deliveries) for one in state.dead()] == [(4, 3)]
+
+
+@pytest.mark.parametrize("recovers", [False, True])
+def test_a_worker_that_tells_what_it_begins_may_hold_many(recovers: bool) -> None:
+    """It has each message by a lease of its own, and dies when it begins with the fifth."""
+    state = Delivery(0, Policy(max_deliveries=3))
+    state.arrive([Run(0, 10)], 0)
+    now_ms, lease_id, crashes = 0, 0, 0
+    acked: list[int] = []
+    while state.backlog and crashes < 10:
+        state.advance(now_ms)
+        held: list[tuple[int, bool, int]] = []
+        while (
+            leased := state.lease(
+                lease_id := lease_id + 1,
+                messages_max=1,
+                lease_ms=100,
+                now_ms=now_ms,
+                tells_begin=True,
+            )
+        ) is not None:
+            held.append((leased.ranges[0].first, leased.ranges[0].alone, lease_id))
+        for offset, suspect, lease in held:
+            if suspect:
+                state.settle(SettleAction.BEGIN, lease, offset, offset + 1, now_ms=now_ms)
+            if offset == 4:
+                crashes += 1
+                now_ms += 100
+                break
+            acked.append(offset)
+            state.settle(SettleAction.ACK, lease, offset, offset + 1, now_ms=now_ms)
+        if recovers:
+            state = Delivery.restore(state.snapshot(), state.policy)
+            state.arrive([Run(0, 10)], now_ms)
+    assert sorted(acked) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert [(one.offset, one.deliveries) for one in state.dead()] == [(4, 3)]
+    assert crashes == 4, "the first one accused nobody"
 
 
 def test_the_log_is_kept_for_what_a_new_owner_has_not_read_yet() -> None:
