@@ -240,7 +240,8 @@ class Client:
         asked for, and is committed in the background; with ``auto_commit`` False call
         :meth:`Subscription.commit`. ``create`` makes the subscription, from ``start`` on, if it
         does not stand. ``session`` is how long the member may be silent, 0 for the subscription's
-        own; its heartbeats do not depend on the handler.
+        own; its heartbeats do not depend on the handler. With a ``member`` of your own choice, one
+        that comes back under it within its session goes on with the partitions that it had.
         """
         return Subscription(
             self._io,
