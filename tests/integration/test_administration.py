@@ -605,3 +605,21 @@ async def test_a_topic_is_kept_until_all_subscriptions_have_acked(
     await until(trimmed, "what all have handled is removed")
     for partition in range(4):
         await client.publish(name, value, partition=partition)
+
+
+async def test_ten_subscriptions_share_the_stored_bodies(
+    client: mom_client.Client, name: str
+) -> None:
+    grew: dict[str, int] = {}
+    for topic, subscriptions in ((f"{name}-alone", 0), (f"{name}-shared", 10)):
+        await client.create_topic(topic)
+        for number in range(subscriptions):
+            await client.create_subscription(topic, f"reader-{number}", mode="queue")
+        before = (await client.cluster()).store_used_bytes
+        await client.publish_many(topic, [b"x" * 10_000] * 500)
+        for number in range(subscriptions):
+            assert len(await client.receive(topic, 10, subscription=f"reader-{number}", wait=20))
+        grew[topic] = (await client.cluster()).store_used_bytes - before
+    alone, shared = grew.values()
+    assert alone >= 500 * 10_000
+    assert shared < 1.5 * alone, "each body is stored once"
