@@ -19,6 +19,9 @@ BROKEN_SHARE = 0.02
 # e2e.history.flow.
 CALM_EACH = 2
 CALM_S = 9
+# This disruption is the loss of a queue's owner right after a purge: a second later its log is
+# trimmed, and shows nothing that a purge forgot.
+AFTER_PURGE = 1
 
 
 def run_load(seed: int, path: Path, disruptions_count: int) -> list[str]:
@@ -49,7 +52,7 @@ class DisruptedLoad:
                 await load.every_client_sends()
                 for number in range(1, disruptions_count + 1):
                     self._simulation.weather.broken_share = BROKEN_SHARE
-                    await self.disrupt(load)
+                    await (self.kill_after_purge if number == AFTER_PURGE else self.disrupt)(load)
                     self._simulation.weather.broken_share = 0.0
                     if number % CALM_EACH == 0:
                         await asyncio.sleep(CALM_S)
@@ -63,6 +66,14 @@ class DisruptedLoad:
         self.done.append(name)
         async with load.disruption(name):
             await what(node_id)
+
+    async def kill_after_purge(self, load: Load) -> None:
+        """The owner of a queue is killed as soon as the queue is purged."""
+        async with self._simulation.client() as client, load.disruption("kill after a purge"):
+            queue = await load.purge()
+            node_id = (await client.topic(queue)).owners[0].node_id
+            self.done.append(f"purge and kill {node_id}")
+            await self._kill(node_id)
 
     async def _while(self) -> None:
         await asyncio.sleep(self._numbers.random() * 5)

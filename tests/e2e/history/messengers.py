@@ -6,7 +6,7 @@ A kind is a name, its promises and a way to connect; a load takes any mixture of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple, Protocol
 import httpx
 
 import mom_client
-from e2e.history.events import Action
+from e2e.history.events import Action, Outcome
 from e2e.history.recorder import CallError, ClientRecorder
-from e2e.history.wishes import TENANT_HEADER, Wish
+from e2e.history.wishes import NO_WISH, TENANT_HEADER, Wish
 from mom_client import ErrorCode, MomError, ReceivedMessage
 
 
@@ -77,6 +77,18 @@ class Messenger(Protocol):
     async def purge(self, queue: str) -> None:
         """Take away all that waits in a queue and all that is leased."""
 
+    async def create_topic(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Create a topic with settings of the shown form; no error when it stands already."""
+
+    async def create_queue(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Create a queue, as :meth:`create_topic`."""
+
+    async def offer(self, queue: str, body: str) -> Landed:
+        """Send one message to a queue that may be full, and hear soon when it is."""
+
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        """Pause a queue, or let it go on."""
+
     def read(
         self, topic: str, partition: int, offset: int, *, follow: bool
     ) -> AsyncIterator[Record]:
@@ -127,8 +139,13 @@ def sdk(addresses: str | Sequence[str], token: str | None = None, name: str = "s
     @asynccontextmanager
     async def connect(recorder: ClientRecorder) -> AsyncIterator[Messenger]:
         wanted = addresses if isinstance(addresses, str) else list(addresses)
-        async with mom_client.connect(wanted, token=token) as client:
-            yield SdkMessenger(client, recorder)
+        async with (
+            mom_client.connect(wanted, token=token) as client,
+            mom_client.connect(
+                wanted, token=token, refusal_timeout_ms=REFUSAL_TIMEOUT_MS
+            ) as impatient,
+        ):
+            yield SdkMessenger(client, impatient, recorder)
 
     # The SDK itself tries again, under the producer's sequence.
     return Kind(name, connect, idempotent=True, ordered_by_call=True, joins=True, resends=0)
@@ -159,19 +176,30 @@ REFUSALS: Final = frozenset(
 )
 
 
+# How long the SDK tries a message that is offered to a full queue.
+REFUSAL_TIMEOUT_MS: Final = 300
+# What the error of a send says of itself.
+_DID_NOT_LAND: Final = (False, "false")
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
     except MomError as error:
-        raise CallError(error.code.value, error.code.value not in REFUSALS) from error
+        did_not_land = error.details.get("may_have_landed") in _DID_NOT_LAND
+        refused = did_not_land or error.code.value in REFUSALS
+        raise CallError(error.code.value, not refused) from error
 
 
 class SdkMessenger:
     """The SDK."""
 
-    def __init__(self, client: mom_client.Client, recorder: ClientRecorder) -> None:
+    def __init__(
+        self, client: mom_client.Client, impatient: mom_client.Client, recorder: ClientRecorder
+    ) -> None:
         self._client = client
+        self._impatient = impatient
         self._recorder = recorder
 
     async def prepare(
@@ -222,6 +250,27 @@ class SdkMessenger:
         """See :class:`Messenger`."""
         with _translated():
             await self._client.purge(queue, leased=True)
+
+    async def create_topic(self, name: str, settings: Mapping[str, Any]) -> None:
+        """See :class:`Messenger`."""
+        with _translated():
+            await self._client.create_topic(name, **settings)
+
+    async def create_queue(self, name: str, settings: Mapping[str, Any]) -> None:
+        """See :class:`Messenger`."""
+        with _translated():
+            await self._client.create_queue(name, **settings)
+
+    async def offer(self, queue: str, body: str) -> Landed:
+        """See :class:`Messenger`."""
+        with _translated():
+            published = await self._impatient.publish(queue, body)
+        return Landed(published.partition, published.offset, published.durability)
+
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        """See :class:`Messenger`."""
+        with _translated():
+            await (self._client.pause if paused else self._client.resume)(queue)
 
     async def read(
         self, topic: str, partition: int, offset: int, *, follow: bool
@@ -402,6 +451,22 @@ class HttpMessenger:
         """See :class:`Messenger`."""
         await self._call("POST", f"/v1/queues/{queue}/messages:purge", json={"leased": True})
 
+    async def create_topic(self, name: str, settings: Mapping[str, Any]) -> None:
+        """See :class:`Messenger`."""
+        await self._call("PUT", f"/v1/topics/{name}", json=dict(settings))
+
+    async def create_queue(self, name: str, settings: Mapping[str, Any]) -> None:
+        """See :class:`Messenger`."""
+        await self._call("PUT", f"/v1/queues/{name}", json=dict(settings))
+
+    async def offer(self, queue: str, body: str) -> Landed:
+        """See :class:`Messenger`."""
+        return await self.send(queue, body, None, NO_WISH, queue=True)
+
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        """See :class:`Messenger`."""
+        await self._call("PATCH", f"/v1/queues/{queue}", json={"paused": paused})
+
     async def _change(self, queue: str, how: str, wanted: dict[str, Any]) -> str | None:
         """Change one message that waits; an error's code when it may not be done."""
         try:
@@ -430,10 +495,20 @@ SETTLE_REFUSALS: Final = frozenset(
 _SETTLE_ANSWERS: Final = SETTLE_REFUSALS | {ErrorCode.PURGED.value, ErrorCode.REDRIVEN.value}
 
 
+def outcome_of(code: str | None) -> Outcome:
+    """What became of a settling whose result is this error's code, or none."""
+    if code is None:
+        return Outcome.OK
+    return Outcome.REFUSED if code in SETTLE_REFUSALS else Outcome.UNKNOWN
+
+
 def _error_of(response: httpx.Response) -> CallError:
     """The error of an answer: MOM's own code, or the bare status of a proxy."""
     code = f"HTTP {response.status_code}"
+    did_not_land = False
     if "json" in response.headers.get("content-type", ""):
-        code = response.json().get("code", code)
+        problem = response.json()
+        code = problem.get("code", code)
+        did_not_land = problem.get("may_have_landed") in _DID_NOT_LAND
     refused = code in REFUSALS or response.status_code in (401, 403, 404, 405, 413, 415)
-    return CallError(code, may_have_landed=not refused)
+    return CallError(code, may_have_landed=not (refused or did_not_land))
