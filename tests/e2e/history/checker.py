@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from e2e.history import bounds, delivery, flow
+from e2e.history import bounds, delivery, flow, stalls
 from e2e.history.events import Action, AnyEvent, Outcome, Read, ReadMode
 from e2e.history.history import History, LeaseRecord, Position, SendRecord
 from mom_core.limits import DEDUP_WINDOW_MS_DEFAULT
@@ -529,6 +529,8 @@ RULES: Final[dict[str, Callable[[History, Settings], _Found]]] = {
     "beyond its bound": bounds.beyond_bound,
     "refused below its bound": bounds.refused_below_bound,
     "gone before its time": bounds.gone_before_its_time,
+    "untold stall": stalls.untold_stall,
+    "told as stalled": stalls.told_as_stalled,
 }
 
 

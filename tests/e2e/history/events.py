@@ -241,6 +241,16 @@ class Reading(Event, tag="reading", frozen=True):
     end: float
 
 
+class Described(Event, tag="described", frozen=True):
+    """Whether a queue was told as stalled."""
+
+    client: str
+    target: str
+    begin: float
+    end: float
+    stalled: bool
+
+
 class Call(Event, tag="call", frozen=True):
     """A call that is no send, as a whole: how long it took and whether it failed."""
 
@@ -295,6 +305,7 @@ AnyEvent = (
     | Topic
     | Pause
     | Reading
+    | Described
     | Call
     | LogEnd
     | Drained

@@ -130,6 +130,7 @@ class History:
         self.topics: dict[str, events.Topic] = {}
         self.pauses_of: dict[str, list[events.Pause]] = {}
         self.readings: list[events.Reading] = []
+        self.descriptions: list[events.Described] = []
         self.values: dict[Position, dict[str, Witness]] = {}
         self.calls: list[CallRecord] = []
         self.log_ends: list[events.LogEnd] = []
@@ -173,6 +174,8 @@ class History:
                 self.pauses_of.setdefault(event.target, []).append(event)
             case events.Reading():
                 self.readings.append(event)
+            case events.Described():
+                self.descriptions.append(event)
             case events.Call():
                 self.calls.append(
                     CallRecord(

@@ -18,6 +18,7 @@ from e2e.history.events import Action, Outcome
 from e2e.history.recorder import CallError, ClientRecorder
 from e2e.history.wishes import NO_WISH, TENANT_HEADER, Wish
 from mom_client import ErrorCode, MomError, ReceivedMessage
+from mom_proto.v1 import broker_pb2
 
 
 class Landed(NamedTuple):
@@ -106,6 +107,9 @@ class Messenger(Protocol):
         self, queue: str, held: Sequence[Held], action: Action, *, lease_s: float = 0.0
     ) -> list[str | None]:
         """Settle or extend; an error's code for each message that it failed for."""
+
+    async def is_stalled(self, queue: str) -> bool:
+        """Whether a queue is told as stalled."""
 
     async def backlog(self, queue: str) -> int:
         """How many messages a queue holds: ready, delayed, leased, or on their way to the dead."""
@@ -315,17 +319,28 @@ class SdkMessenger:
                     results = await self._client.extend(messages, lease_s)
         return [None if one is None else one.code.value for one in results]
 
+    async def is_stalled(self, queue: str) -> bool:
+        """See :class:`Messenger`."""
+        return any(
+            one.stalled_since_ms
+            for partition in await self._describe(queue)
+            for one in partition.subscriptions
+        )
+
     async def backlog(self, queue: str) -> int:
         """See :class:`Messenger`."""
+        return sum(
+            one.ready + one.delayed + one.leased + one.dead
+            for partition in await self._describe(queue)
+            for one in partition.subscriptions
+        )
+
+    async def _describe(self, queue: str) -> list[broker_pb2.PartitionDescription]:
         with _translated():
             described = await self._client.describe(queue)
         if not all(partition.node_id for partition in described):
             raise CallError(ErrorCode.UNAVAILABLE.value)  # What nobody counted is not empty.
-        return sum(
-            one.ready + one.delayed + one.leased + one.dead
-            for partition in described
-            for one in partition.subscriptions
-        )
+        return described
 
 
 class HttpMessenger:
@@ -475,6 +490,10 @@ class HttpMessenger:
             return error.code
         (result,) = reply["results"]
         return None if result["status"] == "ok" else str(result["code"])
+
+    async def is_stalled(self, queue: str) -> bool:
+        """See :class:`Messenger`."""
+        return bool((await self._call("GET", f"/v1/queues/{queue}"))["stalled_since_ms"])
 
     async def backlog(self, queue: str) -> int:
         """See :class:`Messenger`."""

@@ -167,6 +167,11 @@ class ClientRecorder:
         event = events.Reading(self.name, reader, target, partition, begin, self.now())
         self._recorder.write(event)
 
+    def described(self, target: str, begin: float, stalled: bool) -> None:
+        """A queue was described."""
+        event = events.Described(self.name, target, begin, self.now(), stalled)
+        self._recorder.write(event)
+
     @contextmanager
     def call(self, what: str, wait_s: float = 0.0) -> Iterator[float]:
         """Record the call inside, and hand its beginning in. Errors go on as they are."""

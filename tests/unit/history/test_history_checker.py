@@ -135,8 +135,20 @@ def read_again(*offsets: int, begin: float, end: float) -> list[AnyEvent]:
     ]
 
 
+def long_lease(name: str, begin: float, offset: int = 0) -> AnyEvent:
+    one = lease(name, begin, message=f"m{offset + 1}", offset=offset)
+    return msgspec.structs.replace(one, lease_s=200.0)
+
+
+def described(begin: float, *, stalled: bool) -> AnyEvent:
+    return events.Described("sdk-1", QUEUE, begin, begin + 0.1, stalled)
+
+
+PLAIN = events.Queue(QUEUE)
 BOUNDED = events.Queue(QUEUE, messages_max=2)
 BOTH = [*sent(1, 0, at=1, target=QUEUE), *sent(2, 1, at=1, target=QUEUE)]
+HANGS = long_lease("a", 2)
+ENDS = [settle("a", 60), *handled(1, begin=60), drained()]
 SHORT = events.Topic(TOPIC, retention_s=20.0)
 DEAD = "dead"
 FRAIL = events.Queue(QUEUE, max_deliveries=2, dead_letter=DEAD)
@@ -558,6 +570,14 @@ BAD: dict[str, tuple[str, list[AnyEvent | list[AnyEvent]]]] = {
         "gone before its time",
         [SHORT, sent(7, 0, at=1), read_again(0, begin=10, end=11)],
     ),
+    "a stall is not told": (
+        "untold stall",
+        [PLAIN, BOTH, long_lease("a", 2), described(50, stalled=False), drained()],
+    ),
+    "a queue that flows is told as stalled": (
+        "told as stalled",
+        [BOTH, long_lease("a", 30), described(50, stalled=True)],
+    ),
     "a queue is faster than its rate": (
         "faster than its rate",
         [RATED, with_priorities(*[0] * 6), delivered(*range(6), each_s=0.3)],
@@ -963,6 +983,77 @@ INNOCENT: dict[str, list[AnyEvent | list[AnyEvent]]] = {
     "a topic of which nobody knows what it keeps": [
         sent(1, 0, at=1),
         read_again(begin=5, end=7),
+    ],
+    "a stall is too short to be told": [PLAIN, BOTH, HANGS, described(34, stalled=False), ENDS],
+    "a worker hangs and nothing waits": [
+        PLAIN,
+        IN_QUEUE,
+        long_lease("a", 2),
+        described(50, stalled=False),
+        settle("a", 60),
+        drained(),
+    ],
+    "messages wait and nobody works": [
+        PLAIN,
+        BOTH,
+        described(50, stalled=False),
+        handled(0, 1, begin=60),
+        drained(),
+    ],
+    "messages wait for a worker whose lease ran out": [
+        PLAIN,
+        BOTH,
+        lease("a", 2),
+        described(50, stalled=False),
+        lease("b", 60, deliveries=2),
+        settle("b", 61),
+        handled(1, begin=60),
+        drained(),
+    ],
+    "a worker hangs and another goes on": [
+        PLAIN,
+        BOTH,
+        sent(3, 2, at=1, target=QUEUE),
+        HANGS,
+        handled(2, begin=30),
+        described(50, stalled=False),
+        ENDS,
+    ],
+    "a worker hangs and extends its lease": [
+        PLAIN,
+        BOTH,
+        HANGS,
+        settle("a", 30, Action.EXTEND),
+        described(32, stalled=False),
+        ENDS,
+    ],
+    "a worker of a paused queue hangs": [
+        PLAIN,
+        BOTH,
+        HANGS,
+        pause(3),
+        described(50, stalled=False),
+        resume(55),
+        ENDS,
+    ],
+    "a worker hangs and the owner is new": [
+        PLAIN,
+        BOTH,
+        HANGS,
+        events.Mark("a node is killed", True, 20.0),
+        described(50, stalled=False),
+        events.Mark("a node is killed", False, 51.0),
+        ENDS,
+    ],
+    "a stall is told": [PLAIN, BOTH, HANGS, described(50, stalled=True), ENDS],
+    "a stall is told in the moment in which it ends": [
+        PLAIN,
+        BOTH,
+        HANGS,
+        handled(1, begin=48),
+        described(50, stalled=True),
+        settle("a", 60),
+        drained(),
     ],
     "a delayed one is passed by": [
         PRIORITIES,

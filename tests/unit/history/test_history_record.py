@@ -75,6 +75,7 @@ def test_every_event_survives_the_file(path: Path) -> None:
         events.Topic("t", 5.0),
         events.Pause("c", "q", True, 1.0, 2.0, Outcome.OK),
         events.Reading("c", "r", "t", 0, 1.0, 2.0),
+        events.Described("c", "q", 1.0, 2.0, True),
     ]
     path.write_bytes(b"".join(events.encode(one) for one in history))
     assert list(events.read_events(path)) == history
@@ -279,6 +280,9 @@ class BrokenMessenger:
                 self.broker.fault = ""
                 self.broker.acked.discard(one.handle)
         return [None] * len(held)
+
+    async def is_stalled(self, queue: str) -> bool:
+        return False
 
     async def backlog(self, queue: str) -> int:
         return len(self.broker.logs[True]) - len(self.broker.acked)
