@@ -493,7 +493,8 @@ class HttpMessenger:
 
     async def is_stalled(self, queue: str) -> bool:
         """See :class:`Messenger`."""
-        return bool((await self._call("GET", f"/v1/queues/{queue}"))["stalled_since_ms"])
+        described = await self._call("GET", f"/v1/queues/{queue}")
+        return bool(described["messages"]["stalled_since_ms"])
 
     async def backlog(self, queue: str) -> int:
         """See :class:`Messenger`."""

@@ -169,10 +169,15 @@ class SideLoad:
             await self._pause(PAUSE_EACH_S)
             await self._set_paused(client, True)
             await self._pause(PAUSED_S)
+            await self._resume(client)
+
+    async def _resume(self, client: SideClient) -> None:
+        """Until it is done. A queue that stays paused shows when it is not empty in the end."""
+        deadline = self._recorder.now() + self._plan.deadline_s + self._plan.drain_s
+        goes_on = await self._set_paused(client, False)
+        while not goes_on and self._recorder.now() < deadline:
+            await asyncio.sleep(RETRY_S)
             goes_on = await self._set_paused(client, False)
-            while not goes_on:
-                await asyncio.sleep(RETRY_S)
-                goes_on = await self._set_paused(client, False)
 
     async def _set_paused(self, client: SideClient, paused: bool) -> bool:
         recorder, queue = client.recorder, self._plan.queue
