@@ -2,14 +2,14 @@
 
 A queue with a bound is paused now and then, so that it fills and refuses messages; its workers take
 their time. A topic keeps its messages for a short time, and is read from its beginning again and
-again. It publishes until it is told to stop, and then until its queue is empty.
+again. At the end its queue is emptied.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -69,6 +69,8 @@ class SideLoad:
         self._workers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._drained = asyncio.Event()
+        self._trimmed = asyncio.Event()
+        """A reader found the beginning of the topic gone."""
 
     async def prepare(self) -> None:
         """Create the two; no error when they stand already."""
@@ -92,7 +94,13 @@ class SideLoad:
             self._workers.append(spawn(self._work(client)))
 
     async def drain(self) -> None:
-        """Stop publishing, wait until the queue is empty, and record what is left."""
+        """Stop publishing, wait until the queue is empty, and record what is left.
+
+        Before that a reader has found the beginning of the topic gone, or waited for it in vain.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._plan.drain_s):
+                await self._trimmed.wait()
         self._stopping.set()
         await asyncio.gather(*self._publishing)
         deadline = self._recorder.now() + self._plan.drain_s
@@ -228,10 +236,14 @@ class SideLoad:
 
     async def _read(self, client: SideClient, reader: str) -> None:
         topic = self._plan.topic
+        is_first = True
         records = client.messenger.read(topic, 0, 0, follow=False)
         async with aclosing(records):  # type: ignore[type-var]
             async for partition, offset, body in records:
                 client.recorder.read(reader, ReadMode.LOG, topic, partition, offset, body)
+                if is_first and offset:
+                    self._trimmed.set()
+                is_first = False
 
     # Both.
 
