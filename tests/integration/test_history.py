@@ -13,7 +13,7 @@ from e2e.history.checker import Settings, check
 from e2e.history.events import Action, read_events
 from e2e.history.history import History
 from e2e.history.load import Load, Plan
-from e2e.history.recorder import Recorder
+from e2e.history.recorder import CallError, Recorder
 from e2e.history.report import markdown_table, rows, summary
 from integration.server_processes import ServerProcesses
 from mom_client.options import REQUEST_TIMEOUT_MS_DEFAULT
@@ -84,3 +84,33 @@ async def test_a_purge_in_between_is_an_answer_and_no_failed_call(
                 held = await messenger.receive(name, 1, wait_s=5, lease_s=30)
                 await messenger.purge(name)
                 assert await messenger.settle(name, held, action, lease_s=30) == ["purged"]
+
+
+async def test_a_full_queue_is_a_clear_answer(
+    client: mom_client.Client, rest: httpx.AsyncClient, name: str, tmp_path: Path
+) -> None:
+    await client.create_queue(name, messages_max=1)
+    await client.publish(name, "a")
+    for kind in (messengers.sdk(str(rest.base_url)), messengers.http(str(rest.base_url))):
+        with Recorder(tmp_path / "history.ndjson") as recorder:
+            own = recorder.client("one", kind.name, idempotent=True, ordered=True)
+            async with kind.connect(own) as messenger:
+                with pytest.raises(CallError) as caught:
+                    await messenger.offer(name, "b")
+                assert (caught.value.code, caught.value.may_have_landed) == ("overloaded", False)
+
+
+async def test_every_kind_of_client_pauses_queues_and_knows_stalls(
+    client: mom_client.Client, rest: httpx.AsyncClient, name: str, tmp_path: Path
+) -> None:
+    await client.create_queue(name)
+    for kind in (messengers.sdk(str(rest.base_url)), messengers.http(str(rest.base_url))):
+        with Recorder(tmp_path / "history.ndjson") as recorder:
+            own = recorder.client("one", kind.name, idempotent=True, ordered=True)
+            async with kind.connect(own) as messenger:
+                for paused in (True, False):
+                    await messenger.set_paused(name, paused)
+                    (shown,) = [one for one in await client.queues() if one.name == name]
+                    assert shown.queue is not None
+                    assert shown.queue.paused is paused
+                assert not await messenger.is_stalled(name)

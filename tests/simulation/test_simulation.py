@@ -8,13 +8,14 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from e2e.history import flow
+from e2e.history import bounds, flow
 from e2e.history.checker import Settings, check
-from e2e.history.events import Outcome, read_events
+from e2e.history.events import Outcome, ReadMode, read_events
 from e2e.history.history import History
 from e2e.history.report import summary
 from simulation.disrupted_load import run_load
@@ -22,12 +23,14 @@ from simulation.disrupted_load import run_load
 DISRUPTIONS = 4
 # Messages that waited while another one was delivered, each with each.
 WAITS_MIN = 100
-MEMORY = Settings(durabilities=frozenset({"memory"}))
+# Nodes follow the store there without delay.
+MEMORY = Settings(durabilities=frozenset({"memory"}), settings_lag_s=0.0)
 
 
 TRIED = {
     *("delayed", "cancelled", "moved", "again", "expiring", "died", "fifo", "purged"),
     *("rated", "priorities", "turns"),
+    *("paused", "full", "short of time"),
 }
 
 
@@ -63,6 +66,9 @@ def what_was_tried(history: History) -> set[str]:
     tried |= {"priorities"} if enough_waited(history, "priority") else set()
     tried |= {"turns"} if enough_waited(history, "fair") else set()
     tried |= {"rated"} if any(one.rate_per_s for one in history.queues.values()) else set()
+    tried |= {"paused"} if any(bounds.paused_times(history, MEMORY)) else set()
+    tried |= {"full"} if any(one.refused for one in history.sends.values()) else set()
+    tried |= {"short of time"} if any(was_trimmed(history)) else set()
     repeated = Counter(one.dedup_id for one in history.sends.values() if one.dedup_id)
     for one in history.sends.values():
         tried |= {"delayed"} if one.delay_s else set()
@@ -74,6 +80,14 @@ def what_was_tried(history: History) -> set[str]:
         tried |= {"died"} if target in dead else set()
         tried |= {"fifo"} if history.queues[target].ordering == "fifo" else set()
     return tried
+
+
+def was_trimmed(history: History) -> Iterator[bool]:
+    """Of each reading of a topic that keeps little, whether its beginning was gone."""
+    reads = history.reads_of(ReadMode.LOG)
+    for one in history.readings:
+        found = reads.get((one.reader, one.target, one.partition))
+        yield found is not None and found[0].offset > 0
 
 
 def enough_waited(history: History, ordering: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from e2e.history import delivery, flow
+from e2e.history import bounds, delivery, flow, stalls
 from e2e.history.events import Action, AnyEvent, Outcome, Read, ReadMode
 from e2e.history.history import History, LeaseRecord, Position, SendRecord
 from mom_core.limits import DEDUP_WINDOW_MS_DEFAULT
@@ -22,6 +22,9 @@ from mom_core.limits import DEDUP_WINDOW_MS_DEFAULT
 CLOCK_MARGIN_S: Final = 0.02
 # Who sends and who delivers read different clocks: delays and expiry are judged within this.
 CLOCK_SKEW_S: Final = 0.1
+# Nodes follow a changed setting a moment after it was confirmed, and begin again to follow when
+# their connection to the store broke.
+SETTINGS_LAG_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Settings:
     clock_margin_s: float = CLOCK_MARGIN_S
     clock_skew_s: float = CLOCK_SKEW_S
     dedup_window_s: float = DEDUP_WINDOW_MS_DEFAULT / 1000
+    settings_lag_s: float = SETTINGS_LAG_S
 
 
 @dataclass(slots=True)
@@ -521,6 +525,12 @@ RULES: Final[dict[str, Callable[[History, Settings], _Found]]] = {
     "low before high": flow.low_before_high,
     "starved": flow.starved,
     "beyond its turn": flow.beyond_its_turn,
+    "delivered while paused": bounds.delivered_while_paused,
+    "beyond its bound": bounds.beyond_bound,
+    "refused below its bound": bounds.refused_below_bound,
+    "gone before its time": bounds.gone_before_its_time,
+    "untold stall": stalls.untold_stall,
+    "told as stalled": stalls.told_as_stalled,
 }
 
 
@@ -531,7 +541,7 @@ def _count(history: History, verdict: Verdict) -> None:
     for name, sends in history.by_id.items():
         acked = [one for one in sends if one.position is not None]
         verdict.acked += len(acked)
-        verdict.failed_sends += sum(one.error is not None for one in sends)
+        verdict.failed_sends += sum(one.error is not None and not one.refused for one in sends)
         verdict.landed_though_failed += not acked and name in seen
     for name, positions in _copies(history).items():
         for send in history.by_id.get(name, [])[:1]:

@@ -73,6 +73,16 @@ class Queue(Event, tag="queue", frozen=True):
     """0: no limit."""
     burst: int = 0
     """How many messages beyond the rate may come at once, see :func:`e2e.history.flow.too_fast`."""
+    messages_max: int = 0
+    """How many messages it may hold. 0: no bound. One with a bound has one partition, and its
+    messages leave it by acknowledgements alone."""
+
+
+class Topic(Event, tag="topic", frozen=True):
+    """How long a topic keeps what it has. Without this it is judged as one that keeps all."""
+
+    target: str
+    retention_s: float
 
 
 class Sent(Event, tag="sent", frozen=True):
@@ -208,6 +218,39 @@ class Purge(Event, tag="purge", frozen=True):
     outcome: Outcome
 
 
+class Pause(Event, tag="pause", frozen=True):
+    """A queue was paused, or goes on, or maybe not."""
+
+    client: str
+    target: str
+    paused: bool
+    begin: float
+    end: float
+    outcome: Outcome
+
+
+class Reading(Event, tag="reading", frozen=True):
+    """A reader, which reads nothing else, has read all that a partition holds. Comes after its
+    reads."""
+
+    client: str
+    reader: str
+    target: str
+    partition: int
+    begin: float
+    end: float
+
+
+class Described(Event, tag="described", frozen=True):
+    """Whether a queue was told as stalled."""
+
+    client: str
+    target: str
+    begin: float
+    end: float
+    stalled: bool
+
+
 class Call(Event, tag="call", frozen=True):
     """A call that is no send, as a whole: how long it took and whether it failed."""
 
@@ -259,6 +302,10 @@ AnyEvent = (
     | Cancel
     | Move
     | Purge
+    | Topic
+    | Pause
+    | Reading
+    | Described
     | Call
     | LogEnd
     | Drained

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from e2e.history import events
 from e2e.history.events import Action, AnyEvent, Outcome, ReadMode
+from mom_core.errors import ErrorCode
 
 
 class Position(NamedTuple):
@@ -41,6 +42,8 @@ class SendRecord:
     durability: str = ""
     error: str | None = None
     may_have_landed: bool = True
+    refused: bool = False
+    """Its queue was full: an answer, and no failed call."""
 
 
 @dataclass(slots=True)
@@ -124,6 +127,10 @@ class History:
         self.cancels_at: dict[Position, list[events.Cancel]] = {}
         self.moves_at: dict[Position, list[events.Move]] = {}
         self.purges_of: dict[str, list[events.Purge]] = {}
+        self.topics: dict[str, events.Topic] = {}
+        self.pauses_of: dict[str, list[events.Pause]] = {}
+        self.readings: list[events.Reading] = []
+        self.descriptions: list[events.Described] = []
         self.values: dict[Position, dict[str, Witness]] = {}
         self.calls: list[CallRecord] = []
         self.log_ends: list[events.LogEnd] = []
@@ -161,6 +168,14 @@ class History:
                 self.moves_at.setdefault(place, []).append(event)
             case events.Purge():
                 self.purges_of.setdefault(event.target, []).append(event)
+            case events.Topic():
+                self.topics[event.target] = event
+            case events.Pause():
+                self.pauses_of.setdefault(event.target, []).append(event)
+            case events.Reading():
+                self.readings.append(event)
+            case events.Described():
+                self.descriptions.append(event)
             case events.Call():
                 self.calls.append(
                     CallRecord(
@@ -201,7 +216,14 @@ class History:
         else:
             record.error = event.error
             record.may_have_landed = event.may_have_landed
-        self._call(event.client, "send", record.begin, event.end, record.error)
+            record.refused = self._is_refusal(record)
+        error = None if record.refused else record.error
+        self._call(event.client, "send", record.begin, event.end, error)
+
+    def _is_refusal(self, record: SendRecord) -> bool:
+        queue = self.queues.get(record.target)
+        bounded = queue is not None and queue.messages_max > 0
+        return bounded and record.error == ErrorCode.OVERLOADED.value
 
     def _lease(self, event: events.Lease) -> None:
         position = Position(event.target, event.partition, event.offset)

@@ -35,15 +35,16 @@ from e2e.history import events
 from e2e.history.events import Action, Outcome, ReadMode, body_of
 from e2e.history.messengers import (
     RETENTION_BYTES,
-    SETTLE_REFUSALS,
     Held,
     Kind,
     Landed,
     Messenger,
     QueueToMake,
     Record,
+    outcome_of,
 )
 from e2e.history.recorder import CallError, ClientRecorder, Recorder
+from e2e.history.side_load import SideLoad, SidePlan
 from e2e.history.wishes import (
     MAX_DELIVERIES,
     NO_WISH,
@@ -76,6 +77,8 @@ FIFO_SHARE: Final = 4
 # The fair queue is purged after so many of a client's messages, when the most of a surge waits.
 PURGE_EACH: Final = 3 * SURGE
 PURGE_AFTER_S: Final = 1.0
+# A purge on request finds so many messages, of which an owner that forgets it shows some.
+PURGE_WAITING_MIN: Final = SURGE // 2
 # At the queues with a rate, where a lost lease hides for so long what comes next.
 RATED_LEASE_S_MAX: Final = 3.0
 # What the rule of rates allows for each: see events.Queue.burst.
@@ -106,7 +109,8 @@ class Plan:
     drain_s: float = 60.0
     """Within this time readers come to the end and the queue is emptied, or it is a finding."""
     wishes: bool = True
-    """Whether messages are delayed, cancelled and so on, and there are queues of other orders."""
+    """Whether messages are delayed, cancelled and so on, there are queues of other orders, and the
+    small load of :mod:`e2e.history.side_load` is beside it."""
 
     @property
     def queues(self) -> list[events.Queue]:
@@ -133,6 +137,18 @@ class Plan:
         """Without the dead letters."""
         dead = {one.dead_letter for one in self.queues}
         return [one for one in self.queues if one.target not in dead]
+
+    @property
+    def beside(self) -> SidePlan:
+        """Where the small load beside this one goes."""
+        return SidePlan(
+            topic=f"{self.topic}-short",
+            queue=f"{self.queue}-bounded",
+            lease_s=self.lease_s,
+            wait_s=self.wait_s,
+            deadline_s=self.deadline_s,
+            drain_s=self.drain_s,
+        )
 
     def lease_s_of(self, queue: events.Queue) -> float:
         """How long a worker of a queue has for a message."""
@@ -224,6 +240,7 @@ class Load:
         self._reached: dict[tuple[str, int], int] = {}
         """The offset after the last one that each reader got of each partition."""
         self._empty_receives: Counter[str] = Counter()
+        self._beside = SideLoad(plan.beside, self._clients, recorder)
 
     # Life.
 
@@ -239,10 +256,14 @@ class Load:
             )
             for one in plan.queues:
                 self._recorder.write(one)
+            if plan.wishes:
+                await self._beside.prepare()
             self._tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self._stack = stack.pop_all()
         for client in self._clients:
             self._start(client)
+        if plan.wishes:
+            self._beside.start(self._tasks.create_task)
         return self
 
     async def __aexit__(
@@ -255,6 +276,7 @@ class Load:
             if kind is None:
                 await self._drain()
         finally:
+            self._beside.cancel()
             for task in (*self._publishing, *self._consuming, *self._workers):
                 task.cancel()
             # The group has to know of a cancellation, which may be its own. Any other error of
@@ -314,6 +336,16 @@ class Load:
             await self.every_client_sends()
         finally:
             self._recorder.write(events.Mark(name, False, self._recorder.now()))
+
+    async def purge(self) -> str:
+        """Purge the fair queue when much waits in it; returns its name."""
+        (target,) = [one.target for one in self.plan.queues if one.ordering == "fair"]
+        waiting = await self._backlog(target)
+        while waiting < PURGE_WAITING_MIN:
+            await asyncio.sleep(PAUSE_S)
+            waiting = await self._backlog(target)
+        await self._purge_now(self._clients[0], target)
+        return target
 
     async def _until(self, holds: Callable[[], bool], timeout_s: float) -> None:
         async with asyncio.timeout(timeout_s), self._news:
@@ -440,6 +472,9 @@ class Load:
 
     async def _purge(self, client: _ConnectedClient, target: str) -> None:
         await self._pause(PURGE_AFTER_S)
+        await self._purge_now(client, target)
+
+    async def _purge_now(self, client: _ConnectedClient, target: str) -> None:
         recorder = client.recorder
         begin = recorder.now()
         outcome = Outcome.UNKNOWN
@@ -585,7 +620,7 @@ class Load:
                     results = await client.messenger.settle(
                         queue.target, [held for _, held in pairs], action, lease_s=lease_s
                     )
-            outcomes = [_outcome(one) for one in results]
+            outcomes = [outcome_of(one) for one in results]
         except (CallError, TimeoutError):
             await asyncio.sleep(PAUSE_S)
         finally:
@@ -614,6 +649,8 @@ class Load:
         # What dies last comes to the dead letters before its queue counts as empty.
         for one in sorted(self.plan.queues, key=lambda each: each.target in dead):
             await self._empty_queue(one.target)
+        if self.plan.wishes:
+            await self._beside.drain()
         self._drained.set()
         # The queue may be empty before the answers to the last acknowledgements are here.
         await asyncio.gather(*self._workers)
@@ -669,9 +706,3 @@ class Load:
 
 def _call_error(error: CallError | TimeoutError) -> CallError:
     return error if isinstance(error, CallError) else CallError("deadline")
-
-
-def _outcome(code: str | None) -> Outcome:
-    if code is None:
-        return Outcome.OK
-    return Outcome.REFUSED if code in SETTLE_REFUSALS else Outcome.UNKNOWN

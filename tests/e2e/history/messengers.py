@@ -6,7 +6,7 @@ A kind is a name, its promises and a way to connect; a load takes any mixture of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
@@ -14,10 +14,11 @@ from typing import Any, Final, NamedTuple, Protocol
 import httpx
 
 import mom_client
-from e2e.history.events import Action
+from e2e.history.events import Action, Outcome
 from e2e.history.recorder import CallError, ClientRecorder
-from e2e.history.wishes import TENANT_HEADER, Wish
+from e2e.history.wishes import NO_WISH, TENANT_HEADER, Wish
 from mom_client import ErrorCode, MomError, ReceivedMessage
+from mom_proto.v1 import broker_pb2
 
 
 class Landed(NamedTuple):
@@ -77,6 +78,18 @@ class Messenger(Protocol):
     async def purge(self, queue: str) -> None:
         """Take away all that waits in a queue and all that is leased."""
 
+    async def create_topic(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Create a topic with settings of the shown form; no error when it stands already."""
+
+    async def create_queue(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Create a queue, as :meth:`create_topic`."""
+
+    async def offer(self, queue: str, body: str) -> Landed:
+        """Send one message to a queue that may be full, and hear soon when it is."""
+
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        """Pause a queue, or let it go on."""
+
     def read(
         self, topic: str, partition: int, offset: int, *, follow: bool
     ) -> AsyncIterator[Record]:
@@ -94,6 +107,9 @@ class Messenger(Protocol):
         self, queue: str, held: Sequence[Held], action: Action, *, lease_s: float = 0.0
     ) -> list[str | None]:
         """Settle or extend; an error's code for each message that it failed for."""
+
+    async def is_stalled(self, queue: str) -> bool:
+        """Whether a queue is told as stalled."""
 
     async def backlog(self, queue: str) -> int:
         """How many messages a queue holds: ready, delayed, leased, or on their way to the dead."""
@@ -127,8 +143,13 @@ def sdk(addresses: str | Sequence[str], token: str | None = None, name: str = "s
     @asynccontextmanager
     async def connect(recorder: ClientRecorder) -> AsyncIterator[Messenger]:
         wanted = addresses if isinstance(addresses, str) else list(addresses)
-        async with mom_client.connect(wanted, token=token) as client:
-            yield SdkMessenger(client, recorder)
+        async with (
+            mom_client.connect(wanted, token=token) as client,
+            mom_client.connect(
+                wanted, token=token, refusal_timeout_ms=REFUSAL_TIMEOUT_MS
+            ) as impatient,
+        ):
+            yield SdkMessenger(client, impatient, recorder)
 
     # The SDK itself tries again, under the producer's sequence.
     return Kind(name, connect, idempotent=True, ordered_by_call=True, joins=True, resends=0)
@@ -159,19 +180,30 @@ REFUSALS: Final = frozenset(
 )
 
 
+# How long the SDK tries a message that is offered to a full queue.
+REFUSAL_TIMEOUT_MS: Final = 300
+# What the error of a send says of itself.
+_DID_NOT_LAND: Final = (False, "false")
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
     except MomError as error:
-        raise CallError(error.code.value, error.code.value not in REFUSALS) from error
+        did_not_land = error.details.get("may_have_landed") in _DID_NOT_LAND
+        refused = did_not_land or error.code.value in REFUSALS
+        raise CallError(error.code.value, not refused) from error
 
 
 class SdkMessenger:
     """The SDK."""
 
-    def __init__(self, client: mom_client.Client, recorder: ClientRecorder) -> None:
+    def __init__(
+        self, client: mom_client.Client, impatient: mom_client.Client, recorder: ClientRecorder
+    ) -> None:
         self._client = client
+        self._impatient = impatient
         self._recorder = recorder
 
     async def prepare(
@@ -223,6 +255,27 @@ class SdkMessenger:
         with _translated():
             await self._client.purge(queue, leased=True)
 
+    async def create_topic(self, name: str, settings: Mapping[str, Any]) -> None:
+        """See :class:`Messenger`."""
+        with _translated():
+            await self._client.create_topic(name, **settings)
+
+    async def create_queue(self, name: str, settings: Mapping[str, Any]) -> None:
+        """See :class:`Messenger`."""
+        with _translated():
+            await self._client.create_queue(name, **settings)
+
+    async def offer(self, queue: str, body: str) -> Landed:
+        """See :class:`Messenger`."""
+        with _translated():
+            published = await self._impatient.publish(queue, body)
+        return Landed(published.partition, published.offset, published.durability)
+
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        """See :class:`Messenger`."""
+        with _translated():
+            await (self._client.pause if paused else self._client.resume)(queue)
+
     async def read(
         self, topic: str, partition: int, offset: int, *, follow: bool
     ) -> AsyncIterator[Record]:
@@ -266,17 +319,28 @@ class SdkMessenger:
                     results = await self._client.extend(messages, lease_s)
         return [None if one is None else one.code.value for one in results]
 
+    async def is_stalled(self, queue: str) -> bool:
+        """See :class:`Messenger`."""
+        return any(
+            one.stalled_since_ms
+            for partition in await self._describe(queue)
+            for one in partition.subscriptions
+        )
+
     async def backlog(self, queue: str) -> int:
         """See :class:`Messenger`."""
+        return sum(
+            one.ready + one.delayed + one.leased + one.dead
+            for partition in await self._describe(queue)
+            for one in partition.subscriptions
+        )
+
+    async def _describe(self, queue: str) -> list[broker_pb2.PartitionDescription]:
         with _translated():
             described = await self._client.describe(queue)
         if not all(partition.node_id for partition in described):
             raise CallError(ErrorCode.UNAVAILABLE.value)  # What nobody counted is not empty.
-        return sum(
-            one.ready + one.delayed + one.leased + one.dead
-            for partition in described
-            for one in partition.subscriptions
-        )
+        return described
 
 
 class HttpMessenger:
@@ -402,6 +466,22 @@ class HttpMessenger:
         """See :class:`Messenger`."""
         await self._call("POST", f"/v1/queues/{queue}/messages:purge", json={"leased": True})
 
+    async def create_topic(self, name: str, settings: Mapping[str, Any]) -> None:
+        """See :class:`Messenger`."""
+        await self._call("PUT", f"/v1/topics/{name}", json=dict(settings))
+
+    async def create_queue(self, name: str, settings: Mapping[str, Any]) -> None:
+        """See :class:`Messenger`."""
+        await self._call("PUT", f"/v1/queues/{name}", json=dict(settings))
+
+    async def offer(self, queue: str, body: str) -> Landed:
+        """See :class:`Messenger`."""
+        return await self.send(queue, body, None, NO_WISH, queue=True)
+
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        """See :class:`Messenger`."""
+        await self._call("PATCH", f"/v1/queues/{queue}", json={"paused": paused})
+
     async def _change(self, queue: str, how: str, wanted: dict[str, Any]) -> str | None:
         """Change one message that waits; an error's code when it may not be done."""
         try:
@@ -410,6 +490,11 @@ class HttpMessenger:
             return error.code
         (result,) = reply["results"]
         return None if result["status"] == "ok" else str(result["code"])
+
+    async def is_stalled(self, queue: str) -> bool:
+        """See :class:`Messenger`."""
+        described = await self._call("GET", f"/v1/queues/{queue}")
+        return bool(described["messages"]["stalled_since_ms"])
 
     async def backlog(self, queue: str) -> int:
         """See :class:`Messenger`."""
@@ -430,10 +515,20 @@ SETTLE_REFUSALS: Final = frozenset(
 _SETTLE_ANSWERS: Final = SETTLE_REFUSALS | {ErrorCode.PURGED.value, ErrorCode.REDRIVEN.value}
 
 
+def outcome_of(code: str | None) -> Outcome:
+    """What became of a settling whose result is this error's code, or none."""
+    if code is None:
+        return Outcome.OK
+    return Outcome.REFUSED if code in SETTLE_REFUSALS else Outcome.UNKNOWN
+
+
 def _error_of(response: httpx.Response) -> CallError:
     """The error of an answer: MOM's own code, or the bare status of a proxy."""
     code = f"HTTP {response.status_code}"
+    did_not_land = False
     if "json" in response.headers.get("content-type", ""):
-        code = response.json().get("code", code)
+        problem = response.json()
+        code = problem.get("code", code)
+        did_not_land = problem.get("may_have_landed") in _DID_NOT_LAND
     refused = code in REFUSALS or response.status_code in (401, 403, 404, 405, 413, 415)
-    return CallError(code, may_have_landed=not refused)
+    return CallError(code, may_have_landed=not (refused or did_not_land))

@@ -157,6 +157,21 @@ class ClientRecorder:
         """A queue was purged, or maybe not."""
         self._recorder.write(events.Purge(self.name, target, begin, self.now(), outcome))
 
+    def paused(self, target: str, paused: bool, begin: float, outcome: Outcome) -> None:
+        """A queue was paused, or goes on, or maybe not."""
+        event = events.Pause(self.name, target, paused, begin, self.now(), outcome)
+        self._recorder.write(event)
+
+    def reading(self, reader: str, target: str, partition: int, begin: float) -> None:
+        """A reader has read all that a partition holds."""
+        event = events.Reading(self.name, reader, target, partition, begin, self.now())
+        self._recorder.write(event)
+
+    def described(self, target: str, begin: float, stalled: bool) -> None:
+        """A queue was described."""
+        event = events.Described(self.name, target, begin, self.now(), stalled)
+        self._recorder.write(event)
+
     @contextmanager
     def call(self, what: str, wait_s: float = 0.0) -> Iterator[float]:
         """Record the call inside, and hand its beginning in. Errors go on as they are."""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from e2e.history import events
 from e2e.history.checker import RULES, Finding, Settings, check
 from e2e.history.events import Action, AnyEvent, Outcome, ReadMode
+from e2e.history.history import History
 
 SDK = events.Client("sdk-1", "sdk", True, True)
 OTHER = events.Client("sdk-2", "sdk", True, True)
@@ -96,6 +97,59 @@ def purge(begin: float, outcome: Outcome = Outcome.OK) -> AnyEvent:
     return events.Purge("sdk-1", QUEUE, begin, begin + 0.1, outcome)
 
 
+def pause(begin: float, outcome: Outcome = Outcome.OK) -> AnyEvent:
+    return events.Pause("sdk-1", QUEUE, True, begin, begin + 0.1, outcome)
+
+
+def resume(begin: float, outcome: Outcome = Outcome.OK) -> AnyEvent:
+    return events.Pause("sdk-1", QUEUE, False, begin, begin + 0.1, outcome)
+
+
+def refused(
+    call: int, begin: float, error: str = "overloaded", *, may_have_landed: bool = False
+) -> list[AnyEvent]:
+    """A send of message ``m<call>`` that failed."""
+    return [
+        events.Send("sdk-1", call, QUEUE, f"m{call}", None, begin),
+        events.SendFailed("sdk-1", call, begin + 0.5, error, may_have_landed),
+    ]
+
+
+def handled(*offsets: int, begin: float) -> list[AnyEvent]:
+    """The messages at these offsets are received and acknowledged."""
+    return [
+        event
+        for offset in offsets
+        for event in (
+            lease(f"h{offset}", begin, message=f"m{offset + 1}", offset=offset),
+            settle(f"h{offset}", begin + 0.2),
+        )
+    ]
+
+
+def read_again(*offsets: int, begin: float, end: float) -> list[AnyEvent]:
+    """All that the log holds was read, and it was these offsets."""
+    return [
+        *(read(one, f"m{one + 1}", at=end, reader="again") for one in offsets),
+        events.Reading("sdk-1", "again", TOPIC, 0, begin, end),
+    ]
+
+
+def long_lease(name: str, begin: float, offset: int = 0) -> AnyEvent:
+    one = lease(name, begin, message=f"m{offset + 1}", offset=offset)
+    return msgspec.structs.replace(one, lease_s=200.0)
+
+
+def described(begin: float, *, stalled: bool) -> AnyEvent:
+    return events.Described("sdk-1", QUEUE, begin, begin + 0.1, stalled)
+
+
+PLAIN = events.Queue(QUEUE)
+BOUNDED = events.Queue(QUEUE, messages_max=2)
+BOTH = [*sent(1, 0, at=1, target=QUEUE), *sent(2, 1, at=1, target=QUEUE)]
+HANGS = long_lease("a", 2)
+ENDS = [settle("a", 60), *handled(1, begin=60), drained()]
+SHORT = events.Topic(TOPIC, retention_s=20.0)
 DEAD = "dead"
 FRAIL = events.Queue(QUEUE, max_deliveries=2, dead_letter=DEAD)
 FIFO = events.Queue(QUEUE, ordering="fifo")
@@ -477,6 +531,53 @@ BAD: dict[str, tuple[str, list[AnyEvent | list[AnyEvent]]]] = {
         "lost from a queue",
         [purge(1), sent(1, 0, at=2, target=QUEUE), drained()],
     ),
+    "a paused queue delivers": (
+        "delivered while paused",
+        [IN_QUEUE, pause(2), lease("a", 3.5), resume(9)],
+    ),
+    "a queue takes more than its bound": (
+        "beyond its bound",
+        [BOUNDED, BOTH, sent(3, 2, at=2, target=QUEUE)],
+    ),
+    "a lease makes room in a queue": (
+        "beyond its bound",
+        [BOUNDED, BOTH, lease("a", 2), sent(3, 2, at=3, target=QUEUE), settle("a", 4)],
+    ),
+    "a queue refuses though one was acked": (
+        "refused below its bound",
+        [BOUNDED, BOTH, handled(0, begin=2), refused(3, 5), handled(1, begin=7), drained()],
+    ),
+    "a queue refuses for messages that it refused": (
+        "refused below its bound",
+        [BOUNDED, IN_QUEUE, refused(2, 5), refused(3, 5.2), handled(0, begin=7), drained()],
+    ),
+    "a queue refuses for one that was tried before and never came": (
+        "refused below its bound",
+        [
+            BOUNDED,
+            IN_QUEUE,
+            refused(2, 4, "timeout", may_have_landed=True),
+            refused(3, 5),
+            handled(0, begin=7),
+            drained(),
+        ],
+    ),
+    "a topic forgets what is young": (
+        "gone before its time",
+        [SHORT, sent(1, 0, at=1), sent(2, 1, at=2), read_again(1, begin=10, end=11)],
+    ),
+    "a topic has another message in its place": (
+        "gone before its time",
+        [SHORT, sent(7, 0, at=1), read_again(0, begin=10, end=11)],
+    ),
+    "a stall is not told": (
+        "untold stall",
+        [PLAIN, BOTH, long_lease("a", 2), described(50, stalled=False), drained()],
+    ),
+    "a queue that flows is told as stalled": (
+        "told as stalled",
+        [BOTH, long_lease("a", 30), described(50, stalled=True)],
+    ),
     "a queue is faster than its rate": (
         "faster than its rate",
         [RATED, with_priorities(*[0] * 6), delivered(*range(6), each_s=0.3)],
@@ -784,6 +885,176 @@ INNOCENT: dict[str, list[AnyEvent | list[AnyEvent]]] = {
         settle("high", 12.2),
         drained(),
     ],
+    "a pause has not reached everyone yet": [
+        IN_QUEUE,
+        pause(2),
+        lease("a", 2.9),
+        settle("a", 3),
+        resume(9),
+        drained(),
+    ],
+    "a poll was answered when the pause began": [IN_QUEUE, pause(2), lease("a", 2, end=5)],
+    "a poll waits through a pause": [IN_QUEUE, pause(2), lease("a", 4, end=9.05), resume(9)],
+    "an ack while it is paused": [
+        IN_QUEUE,
+        lease("a", 1.5),
+        pause(2),
+        settle("a", 4),
+        resume(9),
+        drained(),
+    ],
+    "nobody knows whether it is paused": [
+        IN_QUEUE,
+        pause(2, Outcome.UNKNOWN),
+        lease("a", 4),
+        resume(9),
+    ],
+    "nobody knows whether it goes on": [
+        IN_QUEUE,
+        pause(2),
+        resume(4, Outcome.UNKNOWN),
+        lease("a", 6),
+        resume(9),
+    ],
+    "nobody knows when an earlier pause ended": [
+        IN_QUEUE,
+        resume(1, Outcome.UNKNOWN),
+        pause(2),
+        lease("a", 4),
+        resume(9),
+    ],
+    "a pause without an end": [IN_QUEUE, pause(2), lease("a", 4)],
+    "a full queue refuses": [
+        BOUNDED,
+        BOTH,
+        refused(3, 5),
+        handled(0, 1, begin=7),
+        drained(),
+    ],
+    "a full queue refuses while one is acked": [
+        BOUNDED,
+        BOTH,
+        lease("a", 5),
+        settle("a", 5.2),
+        refused(3, 5.25),
+        handled(1, begin=7),
+        drained(),
+    ],
+    "a queue is full by one that is under way": [
+        BOUNDED,
+        IN_QUEUE,
+        refused(2, 4.8, "timeout", may_have_landed=True),
+        refused(3, 5),
+        handled(0, begin=7),
+        drained(),
+    ],
+    "a queue is full by one that failed and landed": [
+        BOUNDED,
+        IN_QUEUE,
+        refused(2, 2, may_have_landed=True),
+        refused(3, 5),
+        handled(0, 1, begin=7),
+        drained(),
+    ],
+    "what a full queue holds was not seen": [BOUNDED, IN_QUEUE, refused(3, 5)],
+    "an ack without a reply makes room": [
+        BOUNDED,
+        BOTH,
+        lease("a", 2),
+        settle("a", 3, outcome=Outcome.UNKNOWN),
+        sent(3, 2, at=4, target=QUEUE),
+    ],
+    "a topic forgets what is old": [
+        SHORT,
+        sent(1, 0, at=1),
+        sent(2, 1, at=9),
+        read_again(1, begin=22, end=23),
+    ],
+    "what becomes old while a topic is read": [
+        SHORT,
+        sent(1, 0, at=1),
+        read_again(begin=20, end=22),
+    ],
+    "a message comes while a topic is read": [
+        SHORT,
+        sent(1, 0, at=3, took=3),
+        read_again(begin=5, end=7),
+    ],
+    "a topic of which nobody knows what it keeps": [
+        sent(1, 0, at=1),
+        read_again(begin=5, end=7),
+    ],
+    "a stall is too short to be told": [PLAIN, BOTH, HANGS, described(34, stalled=False), ENDS],
+    "a worker hangs and nothing waits": [
+        PLAIN,
+        IN_QUEUE,
+        long_lease("a", 2),
+        described(50, stalled=False),
+        settle("a", 60),
+        drained(),
+    ],
+    "messages wait and nobody works": [
+        PLAIN,
+        BOTH,
+        described(50, stalled=False),
+        handled(0, 1, begin=60),
+        drained(),
+    ],
+    "messages wait for a worker whose lease ran out": [
+        PLAIN,
+        BOTH,
+        lease("a", 2),
+        described(50, stalled=False),
+        lease("b", 60, deliveries=2),
+        settle("b", 61),
+        handled(1, begin=60),
+        drained(),
+    ],
+    "a worker hangs and another goes on": [
+        PLAIN,
+        BOTH,
+        sent(3, 2, at=1, target=QUEUE),
+        HANGS,
+        handled(2, begin=30),
+        described(50, stalled=False),
+        ENDS,
+    ],
+    "a worker hangs and extends its lease": [
+        PLAIN,
+        BOTH,
+        HANGS,
+        settle("a", 30, Action.EXTEND),
+        described(32, stalled=False),
+        ENDS,
+    ],
+    "a worker of a paused queue hangs": [
+        PLAIN,
+        BOTH,
+        HANGS,
+        pause(3),
+        described(50, stalled=False),
+        resume(55),
+        ENDS,
+    ],
+    "a worker hangs and the owner is new": [
+        PLAIN,
+        BOTH,
+        HANGS,
+        events.Mark("a node is killed", True, 20.0),
+        described(50, stalled=False),
+        events.Mark("a node is killed", False, 51.0),
+        ENDS,
+    ],
+    "a stall is told": [PLAIN, BOTH, HANGS, described(50, stalled=True), ENDS],
+    "a stall is told in the moment in which it ends": [
+        PLAIN,
+        BOTH,
+        HANGS,
+        handled(1, begin=48),
+        described(50, stalled=True),
+        settle("a", 60),
+        drained(),
+    ],
     "a delayed one is passed by": [
         PRIORITIES,
         sent(1, 0, at=1, target=QUEUE, priority=9, delay_s=12.0),
@@ -839,6 +1110,23 @@ def test_duplicates_of_plain_http_are_counted() -> None:
     assert verdict.findings == []
     assert verdict.duplicates == {"http": 1}
     assert (verdict.acked, verdict.failed_sends, verdict.landed_though_failed) == (1, 1, 0)
+
+
+def test_a_gateway_s_batch_may_pass_a_bound_by_a_message_of_each_client() -> None:
+    history = [SDK, OTHER, HTTP, BOUNDED, *BOTH, *sent(3, 2, at=2, target=QUEUE)]
+    second = events.Client("http-2", "http", False, False)
+    assert check(history).of("beyond its bound")
+    assert check([second, *history]).findings == []
+    assert check([second, *history, *sent(4, 3, at=3, target=QUEUE)]).of("beyond its bound")
+
+
+def test_a_refusal_is_an_answer_and_no_failed_call() -> None:
+    of_full_queue = History([SDK, BOUNDED, *refused(1, 1)])
+    assert check(of_full_queue).failed_sends == 0
+    assert [one.error for one in of_full_queue.calls] == [None]
+    for history in (History([SDK, *refused(1, 1)]), History([SDK, BOUNDED, *refused(1, 1, "x")])):
+        assert check(history).failed_sends == 1
+        assert [one.error for one in history.calls if one.error] != []
 
 
 def test_a_declared_gap_is_no_skip_unless_something_is_known_in_it() -> None:

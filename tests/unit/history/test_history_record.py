@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import history_model
 import pytest
@@ -21,7 +22,7 @@ from e2e.history.load import Load, Plan
 from e2e.history.messengers import Held, Kind, Landed, QueueToMake, Record
 from e2e.history.recorder import CallError, ClientRecorder, Recorder
 from e2e.history.report import WHOLE_RUN, markdown_table, rows, summary
-from e2e.history.wishes import Wish
+from e2e.history.wishes import NO_WISH, Wish
 
 
 @pytest.fixture
@@ -70,6 +71,11 @@ def test_every_event_survives_the_file(path: Path) -> None:
         events.Send("c", 1, "q", "m", None, 1.0, priority=9, group="one"),
         events.Move("c", "q", 0, 1, 1.0, 2.0, 0.5, Outcome.OK),
         events.Purge("c", "q", 1.0, 2.0, Outcome.UNKNOWN),
+        events.Queue("q", messages_max=5),
+        events.Topic("t", 5.0),
+        events.Pause("c", "q", True, 1.0, 2.0, Outcome.OK),
+        events.Reading("c", "r", "t", 0, 1.0, 2.0),
+        events.Described("c", "q", 1.0, 2.0, True),
     ]
     path.write_bytes(b"".join(events.encode(one) for one in history))
     assert list(events.read_events(path)) == history
@@ -215,6 +221,18 @@ class BrokenMessenger:
     async def purge(self, queue: str) -> None:
         return
 
+    async def create_topic(self, name: str, settings: Mapping[str, Any]) -> None:
+        return
+
+    async def create_queue(self, name: str, settings: Mapping[str, Any]) -> None:
+        return
+
+    async def offer(self, queue: str, body: str) -> Landed:
+        return await self.send(queue, body, None, NO_WISH, queue=True)
+
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        return
+
     async def send(
         self, target: str, body: str, key: str | None, wish: Wish, *, queue: bool
     ) -> Landed:
@@ -262,6 +280,9 @@ class BrokenMessenger:
                 self.broker.fault = ""
                 self.broker.acked.discard(one.handle)
         return [None] * len(held)
+
+    async def is_stalled(self, queue: str) -> bool:
+        return False
 
     async def backlog(self, queue: str) -> int:
         return len(self.broker.logs[True]) - len(self.broker.acked)
