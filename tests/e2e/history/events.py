@@ -17,6 +17,8 @@ from typing import Final
 
 import msgspec
 
+from mom_core.dead_letters import DeathFacts
+
 
 class Event(msgspec.Struct, tag_field="event", frozen=True, gc=False):
     """Something that happened."""
@@ -73,6 +75,17 @@ class Queue(Event, tag="queue", frozen=True):
     """0: no limit."""
     burst: int = 0
     """How many messages beyond the rate may come at once, see :func:`e2e.history.flow.too_fast`."""
+    retry_backoff_multiplier: float = 1.0
+    """The wait grows by it from one failure to the next."""
+    retry_backoff_s_max: float = 0.0
+    """The longest wait. 0: no bound."""
+    crashes: bool = False
+    """Whether its workers crash at some messages, and give none back."""
+
+    def backoff_s(self, deliveries: int) -> float:
+        """How long a message waits at least when its delivery of this number has failed."""
+        wait_s = self.retry_backoff_s * self.retry_backoff_multiplier ** max(deliveries - 1, 0)
+        return min(wait_s, self.retry_backoff_s_max or wait_s)
 
 
 class Sent(Event, tag="sent", frozen=True):
@@ -140,6 +153,8 @@ class Lease(Event, tag="lease", frozen=True):
     begin: float
     end: float
     lease_s: float
+    redrives: int = 0
+    """How often its message says that it was sent back from the dead letters."""
 
 
 class Action(StrEnum):
@@ -170,6 +185,40 @@ class Settle(Event, tag="settle", frozen=True):
     outcome: Outcome
     lease_s: float = 0.0
     """The length asked for from ``begin`` on (extend)."""
+
+
+class Crash(Event, tag="crash", frozen=True):
+    """A worker vanishes without a word: these leases, all of one call, are left to run out."""
+
+    client: str
+    leases: tuple[str, ...]
+    at: float
+
+
+class DeadLetter(Event, tag="dead_letter", frozen=True):
+    """A dead letter is seen in the queue that holds it: leased, or only looked at."""
+
+    client: str
+    target: str
+    partition: int
+    offset: int
+    id: str
+    begin: float
+    end: float
+    facts: DeathFacts
+
+
+class Redrive(Event, tag="redrive", frozen=True):
+    """All dead letters that a queue holds are sent back to where they died, or maybe not."""
+
+    client: str
+    target: str
+    begin: float
+    end: float
+    state: str
+    """The last that was told of it: ``done`` at its end. Empty: nobody knows."""
+    done: int
+    """How many it sent back."""
 
 
 class Cancel(Event, tag="cancel", frozen=True):
@@ -256,6 +305,9 @@ AnyEvent = (
     | Lease
     | Settle
     | Queue
+    | Crash
+    | DeadLetter
+    | Redrive
     | Cancel
     | Move
     | Purge
