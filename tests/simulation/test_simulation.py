@@ -28,6 +28,7 @@ MEMORY = Settings(durabilities=frozenset({"memory"}))
 TRIED = {
     *("delayed", "cancelled", "moved", "again", "expiring", "died", "fifo", "purged"),
     *("rated", "priorities", "turns"),
+    *("redriven", "dead again", "crashed", "killed", "third try"),
 }
 
 
@@ -73,7 +74,22 @@ def what_was_tried(history: History) -> set[str]:
         target = lease.position.target
         tried |= {"died"} if target in dead else set()
         tried |= {"fifo"} if history.queues[target].ordering == "fifo" else set()
-    return tried
+    return tried | tried_of_deaths(history)
+
+
+def tried_of_deaths(history: History) -> set[str]:
+    """Of what workers fail at, and of what becomes of it."""
+    crashing = {one.target for one in history.queues.values() if one.crashes}
+    dead_letters = history.dead_at.values()
+    leases = history.leases.values()
+    found = {
+        "redriven": any(one.redrives for one in leases),
+        "third try": any(one.deliveries > 2 for one in leases),
+        "dead again": any(one.facts.redrives for one in dead_letters),
+        "killed": any(one.origin.target in crashing for one in dead_letters),
+        "crashed": any(len(one.leases) > 1 for one in history.crashes),
+    }
+    return {name for name, tried in found.items() if tried}
 
 
 def enough_waited(history: History, ordering: str) -> bool:
