@@ -13,10 +13,9 @@ are delayed, cancelled, moved, sent twice under a dedup id, expire or fail; a FI
 gets a quarter of the load. Two queues with a rate get their messages in surges: one has priorities,
 and one is fair to tenants and is purged at times. At another queue some messages crash their
 workers. One client looks after the dead letters of all of them, and sends them back now and then.
-At the end of the block
-publishing stops, a fresh reader reads the log to its end, the others catch up, and the queue is
-emptied: then the history says what was lost. Errors that clients meet go into the history and
-end nothing.
+At the end of the block publishing stops, a fresh reader reads the log to its end, the others catch
+up, and the queues are emptied: then the history says what was lost. Errors that clients meet go
+into the history and end nothing.
 """
 
 from __future__ import annotations

@@ -94,9 +94,9 @@ def lost_by_a_redrive(history: History, settings: Settings) -> _Found:
             missing.setdefault(_life_of(dead), []).append(dead)
     lives = _lives(history)
     for life, dead_letters in missing.items():
-        dead = dead_letters[-1]
         back = len(lives.get(life.next, ()))
-        if back < len(dead_letters) and _all_is_known(history, dead):
+        if back < len(dead_letters) and all(_all_is_known(history, one) for one in dead_letters):
+            dead = dead_letters[-1]
             drained = history.drained[dead.position.target]
             yield (
                 dead.seen.end,

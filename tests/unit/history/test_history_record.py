@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from random import Random
 
+import dead_letter_histories
 import history_model
 import pytest
 
@@ -70,6 +71,11 @@ def test_every_event_survives_the_file(path: Path) -> None:
         events.Send("c", 1, "q", "m", None, 1.0, priority=9, group="one"),
         events.Move("c", "q", 0, 1, 1.0, 2.0, 0.5, Outcome.OK),
         events.Purge("c", "q", 1.0, 2.0, Outcome.UNKNOWN),
+        events.Queue("q", retry_backoff_multiplier=2.0, retry_backoff_s_max=3.0, crashes=True),
+        events.Lease("c", "c/2", "q", 0, 1, "m", 1, 1.0, 2.0, 5.0, 1),
+        events.Crash("c", ("c/1", "c/2"), 1.0),
+        dead_letter_histories.dead(1.0),
+        events.Redrive("c", "q", 1.0, 2.0, "done", 3),
     ]
     path.write_bytes(b"".join(events.encode(one) for one in history))
     assert list(events.read_events(path)) == history
