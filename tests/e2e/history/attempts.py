@@ -55,14 +55,17 @@ def _call_of(lease: LeaseRecord) -> _Call:
     return lease.client, lease.begin, lease.position.target, lease.position.partition
 
 
-def given_back(lease: LeaseRecord, settings: Settings) -> Settle | None:
-    """The settling by which it was certainly given back.
+def settled(lease: LeaseRecord, action: Action, settings: Settings) -> Settle | None:
+    """The settling by which it was certainly acknowledged, or given back.
 
-    After the end of a lease a call that is made again can't tell that end from its own success.
+    After the end of a lease a call that is made again can't tell what came of that end from its own
+    success.
     """
-    nack = next((one for one in lease.settles if one.action is Action.NACK), None)
-    in_time = nack is not None and nack.end < lease.lasts_until() - settings.clock_margin_s
-    return nack if in_time and nack is not None and nack.outcome is Outcome.OK else None
+    until = lease.lasts_until() - settings.clock_margin_s
+    for one in lease.settles:
+        if one.action is action and one.outcome is Outcome.OK and one.end < until:
+            return one
+    return None
 
 
 def not_counted(history: History, settings: Settings) -> _Found:
@@ -70,7 +73,7 @@ def not_counted(history: History, settings: Settings) -> _Found:
     crashes = Crashes(history)
     for position, leases in history.leases_at.items():
         for failed in leases:
-            nack = given_back(failed, settings)
+            nack = settled(failed, Action.NACK, settings)
             if nack is None and not crashes.left_alone(failed):
                 continue
             over = failed.end if nack is None else nack.end

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from e2e.history import attempts
+from e2e.history.events import Action
 from e2e.history.history import DeadLetterRecord, History
 from mom_core.dead_letters import EXPIRED, MAX_DELIVERIES
 
@@ -114,7 +115,7 @@ def _times(
     died_from = max((one.begin for one in leases), default=sent)
     died_by = seen.end
     for lease in leases:
-        nack = attempts.given_back(lease, settings)
+        nack = attempts.settled(lease, Action.NACK, settings)
         if nack is not None and facts.deliveries == lease.deliveries:
             died_from = max(died_from, nack.begin)
             if facts.reason == MAX_DELIVERIES:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from e2e.history import attempts
-from e2e.history.events import Move, Outcome, Queue, Settle
+from e2e.history.events import Action, Move, Outcome, Queue, Settle
 from e2e.history.history import History, LeaseRecord, Position, SendRecord
 
 if TYPE_CHECKING:  # It gathers these rules.
@@ -81,7 +81,7 @@ def _failed_since(
     lease: LeaseRecord, crashes: attempts.Crashes, settings: Settings
 ) -> tuple[float, float] | None:
     """When a delivery failed at the earliest, and when it certainly had."""
-    nack = attempts.given_back(lease, settings)
+    nack = attempts.settled(lease, Action.NACK, settings)
     if nack is not None:
         return nack.begin, nack.end
     return (lease.lasts_until(), lease.end) if crashes.left_alone(lease) else None
@@ -262,7 +262,7 @@ def dead_letters(history: History, settings: Settings) -> _Found:
                 f"{copies[-1].seen.end:.3f} s: {places}",
             )
         for lease in history.leases_at.get(origin, ()):
-            ack = next((one for one in lease.acks if one.outcome is Outcome.OK), None)
+            ack = attempts.settled(lease, Action.ACK, settings)
             if ack is None and lease.begin <= dead.seen.end:
                 continue
             what = "was delivered again" if ack is None else "was acked"
@@ -280,7 +280,7 @@ def dead_letter_order(history: History, settings: Settings) -> _Found:
     for queue in history.queues.values():
         lanes: dict[int, list[tuple[Settle, LeaseRecord, Position]]] = {}
         for lease in history.leases.values() if queue.dead_letter else ():
-            last = attempts.given_back(lease, settings)
+            last = attempts.settled(lease, Action.NACK, settings)
             found = history.copies_of.get(lease.position, ())
             dies = lease.position.target == queue.target and (
                 lease.deliveries == queue.max_deliveries

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from e2e.history import delivery
-from e2e.history.events import Outcome
+from e2e.history import attempts, delivery
+from e2e.history.events import Action, Outcome
 from e2e.history.history import DeadLetterRecord, History, Position
 
 if TYPE_CHECKING:  # It gathers these rules.
@@ -72,7 +72,7 @@ def handled_beside(history: History, settings: Settings) -> _Found:
             continue
         back = min(history.values[one][life.id].at for one in again)
         for lease in history.leases_at.get(place, ()):
-            acked = any(one.outcome is Outcome.OK for one in lease.acks)
+            acked = attempts.settled(lease, Action.ACK, settings)
             if lease.begin > back or acked:
                 yield (
                     lease.end,

@@ -297,6 +297,18 @@ INNOCENT: dict[str, History] = {
         lease("b", 12.2, 2, deliveries=2),
     ],
     "it is lost on its way as often as it may be": [*TWO_CRASHED, dead(18, 2, at=17.5)],
+    "a message is handled when its lease is over, and dies of that": [
+        FRAIL,
+        sent(),
+        failed(2.0),
+        lease("b", 3, deliveries=2),
+        ack("b", 8.5),
+        dead(9, at=8.0),
+        redrive(10, 1),
+        back(11),
+        HANDLED,
+        EMPTY,
+    ],
     "a message is given back when its lease is over": [
         FRAIL,
         sent(),
