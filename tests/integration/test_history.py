@@ -114,3 +114,31 @@ async def test_every_kind_of_client_pauses_queues_and_knows_stalls(
                     assert shown.queue is not None
                     assert shown.queue.paused is paused
                 assert not await messenger.is_stalled(name)
+
+
+async def test_every_kind_of_client_looks_at_dead_letters_and_sends_them_back(
+    client: mom_client.Client, rest: httpx.AsyncClient, name: str, tmp_path: Path
+) -> None:
+    dead = f"{name}.dead"
+    await client.create_queue(dead)
+    await client.create_queue(name, max_deliveries=1, dead_letter=dead)
+    for kind in (messengers.sdk(str(rest.base_url)), messengers.http(str(rest.base_url))):
+        published = await client.publish(name, kind.name)
+        with Recorder(tmp_path / "history.ndjson") as recorder:
+            own = recorder.client("one", kind.name, idempotent=True, ordered=True)
+            async with kind.connect(own) as messenger:
+                (held,) = await messenger.receive(name, 1, wait_s=5, lease_s=30)
+                assert (held.redrives, held.facts) == (0, None)
+                await messenger.settle(name, [held], Action.NACK)
+                (leased,) = await messenger.receive(dead, 1, wait_s=5, lease_s=30)
+                await messenger.settle(dead, [leased], Action.NACK)
+                (seen,) = await messenger.dead_letters(dead)
+                assert seen.facts == leased.facts
+                assert seen[:3] == leased[:3]
+                assert (seen.facts.deliveries, seen.facts.offset) == (1, published.offset)
+                operation_id = await messenger.redrive(dead, 100.0)
+                (again,) = await messenger.receive(name, 1, wait_s=5, lease_s=30)
+                assert (again.body, again.redrives, again.facts) == (kind.name, 1, None)
+                await messenger.settle(name, [again], Action.ACK)
+                await client.operation(operation_id, wait=True)
+                assert await messenger.operation(operation_id) == ("done", 1)

@@ -49,9 +49,13 @@ class Progress:
         await self.write(state=state, done=done, left=left, ended_at_ms=ended_at_ms)
 
     async def write(self, **changes: Any) -> None:
-        """Write changes of the record. Raises NotFoundError when it is no more."""
+        """Write changes of the record.
+
+        Raises NotFoundError when it is no more, and ConflictError when it has ended otherwise.
+        """
         self._told_ms = self._clock.monotonic_ms()
         while True:
+            self._check_open()
             record = msgspec.structs.replace(
                 self.record, error=self._waits or self._stays, **changes
             )
@@ -60,15 +64,23 @@ class Progress:
                 self.revision = await self._store.write([write])
             except ConflictError:
                 await self._read_again()
+                if self.record == record:
+                    return  # An earlier try of this write.
                 continue
             self.record = record
             return
 
     async def _read_again(self) -> None:
-        """Somebody else wrote it: all they may change is the wish to end it."""
+        """Somebody else wrote it: who wishes to end it, or the next owner, who went on from it."""
         stored = await self._store.get(self._key)
         if stored is None:
             raise NotFoundError(f"operation {self.record.operation_id} is no more")
-        state = catalog.decode(stored.value, OperationRecord).state
-        self.record = msgspec.structs.replace(self.record, state=state)
+        self.record = catalog.decode(stored.value, OperationRecord)
         self.revision = stored.revision
+
+    def _check_open(self) -> None:
+        """What the next owner told at the end stays: this one knows less by then."""
+        if not self.record.state.is_open:
+            raise ConflictError(
+                f"operation {self.record.operation_id} was brought to its end by another node"
+            )

@@ -72,7 +72,8 @@ class WaitingRoom:
         self._waiters_max = waiters_max
         self.count = 0
         self.closed = False
-        self._here: set[Waiter] = set()
+        # In the order in which they came: chance must not order who is sent home first.
+        self._here: dict[Waiter, None] = {}
         self._turns = 0
 
     def turn(self) -> int:
@@ -102,7 +103,7 @@ class WaitingRoom:
         for signal in places:
             signal.add(waiter)
         self.count += 1
-        self._here.add(waiter)
+        self._here[waiter] = None
         try:
             await asyncio.wait((waiter.future,), timeout=timeout_ms / 1000)
             return waiter.future.result() if waiter.future.done() else None
@@ -118,7 +119,7 @@ class WaitingRoom:
             if woken_by is not None:
                 woken_by.promised -= 1
             self.count -= 1
-            self._here.discard(waiter)
+            self._here.pop(waiter, None)
             for signal in places:
                 signal.discard(waiter)
 

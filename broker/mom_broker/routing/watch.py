@@ -25,7 +25,8 @@ class RoutingWatch:
         self._view = view
         self._beat_ms = beat_ms
         self._from_master = from_master
-        self._watchers: set[asyncio.Event] = set()
+        # In the order in which they came: chance must not order whose stream ends first.
+        self._watchers: dict[asyncio.Event, None] = {}
         self._stopping = False
 
     def stop(self) -> None:
@@ -53,7 +54,7 @@ class RoutingWatch:
             wake.set()
 
         unsubscribe = self._view.subscribe(on_change)
-        self._watchers.add(wake)
+        self._watchers[wake] = None
         try:
             while not self._stopping:
                 identity = who()  # A stream lasts longer than its token may be good.
@@ -72,7 +73,7 @@ class RoutingWatch:
                     continue
         finally:
             unsubscribe()
-            self._watchers.discard(wake)
+            self._watchers.pop(wake, None)
 
 
 def _visible(update: broker_pb2.RoutingUpdate, identity: Identity) -> broker_pb2.RoutingUpdate:

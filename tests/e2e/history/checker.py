@@ -13,7 +13,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from e2e.history import bounds, delivery, flow, stalls
+from e2e.history import (
+    attempts,
+    bounds,
+    dead_letter_facts,
+    delivery,
+    flow,
+    redrives,
+    stalls,
+)
 from e2e.history.events import Action, AnyEvent, Outcome, Read, ReadMode
 from e2e.history.history import History, LeaseRecord, Position, SendRecord
 from mom_core.limits import DEDUP_WINDOW_MS_DEFAULT
@@ -231,10 +239,10 @@ def duplicated(history: History, settings: Settings) -> _Found:
 
 
 def _copies(history: History) -> dict[tuple[str, str], list[Position]]:
-    """The messages that are at several places."""
+    """The messages that are at several places, none of them by a redrive."""
     places: dict[tuple[str, str], list[Position]] = {}
     for position, values in history.values.items():
-        for value in values:
+        for value in values if position not in history.redrives_at else ():
             places.setdefault((position.target, value), []).append(position)
     return {name: sorted(found) for name, found in places.items() if len(found) > 1}
 
@@ -531,6 +539,17 @@ RULES: Final[dict[str, Callable[[History, Settings], _Found]]] = {
     "gone before its time": bounds.gone_before_its_time,
     "untold stall": stalls.untold_stall,
     "told as stalled": stalls.told_as_stalled,
+    "a failure that was not counted": attempts.not_counted,
+    "counted without a try": attempts.counted_without_a_try,
+    "a suspect with others": attempts.suspect_with_others,
+    "redriven twice": redrives.redriven_twice,
+    "handled beside its redrive": redrives.handled_beside,
+    "lost by a redrive": redrives.lost_by_a_redrive,
+    "more redriven than told": redrives.more_than_told,
+    "a redrive without an end": redrives.not_ended,
+    "a dead letter tells it wrongly": dead_letter_facts.told_wrongly,
+    "a dead letter without headers": dead_letter_facts.without_facts,
+    "times of dead letters": dead_letter_facts.wrong_times,
 }
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from e2e.history.events import Action, Move, Outcome, Settle
+from e2e.history import attempts
+from e2e.history.events import Action, Move, Outcome, Queue, Settle
 from e2e.history.history import History, LeaseRecord, Position, SendRecord
 
 if TYPE_CHECKING:  # It gathers these rules.
@@ -50,18 +51,20 @@ def _due(lease: LeaseRecord, sends: list[SendRecord], moves: list[Move]) -> floa
 
 
 def too_soon(history: History, settings: Settings) -> _Found:
-    """A message that failed waits before it comes again."""
+    """A message that failed waits before it comes again, longer from one failure to the next."""
+    crashes = attempts.Crashes(history)
     for position, leases in history.leases_at.items():
         queue = history.queues.get(position.target)
         if queue is None or not queue.retry_backoff_s or position in history.moves_at:
             continue
         for failed in leases:
-            nack = next((one for one in failed.settles if _failed(one)), None)
-            if nack is None:
+            over = _failed_since(failed, crashes, settings)
+            if over is None:
                 continue
-            due = nack.begin + queue.retry_backoff_s
+            since, by = over
+            due = since + queue.backoff_s(failed.deliveries)
             for lease in leases:
-                later = lease.begin > nack.end or lease.deliveries > failed.deliveries
+                later = lease.begin > by or lease.deliveries > failed.deliveries
                 if later and lease.end < due - settings.clock_skew_s:
                     yield (
                         lease.end,
@@ -69,12 +72,19 @@ def too_soon(history: History, settings: Settings) -> _Found:
                         lease.id,
                         f"{lease.id} of {position} was delivered to {lease.client} at "
                         f"{lease.end:.3f} s, though {failed.client} had failed at it after "
-                        f"{nack.begin:.3f} s, and it waits until {due:.3f} s at least",
+                        f"{since:.3f} s for the {failed.deliveries}th time, and it waits until "
+                        f"{due:.3f} s at least",
                     )
 
 
-def _failed(settle: Settle) -> bool:
-    return settle.action is Action.NACK and settle.outcome is Outcome.OK
+def _failed_since(
+    lease: LeaseRecord, crashes: attempts.Crashes, settings: Settings
+) -> tuple[float, float] | None:
+    """When a delivery failed at the earliest, and when it certainly had."""
+    nack = attempts.settled(lease, Action.NACK, settings)
+    if nack is not None:
+        return nack.begin, nack.end
+    return (lease.lasts_until(), lease.end) if crashes.left_alone(lease) else None
 
 
 def delivered_after_purge(history: History, settings: Settings) -> _Found:
@@ -97,6 +107,8 @@ def delivered_after_purge(history: History, settings: Settings) -> _Found:
 def expired(history: History, settings: Settings) -> _Found:
     """A message whose time is over is not delivered."""
     for position, lease, sends in _deliveries(history):
+        if lease.redrives:
+            continue  # Dead letters do not keep when they would expire.
         ends = [one.end + one.ttl_s for one in sends if one.end is not None and one.ttl_s]
         if len(ends) == len(sends) and lease.begin > max(ends) + settings.clock_skew_s:
             yield (
@@ -139,7 +151,7 @@ def _deliveries(history: History) -> Iterator[tuple[Position, LeaseRecord, list[
 
 def landed_again(history: History, settings: Settings) -> _Found:
     """What was sent several times with one dedup id within its window is there once."""
-    places = _places(history)
+    places = places_of(history)
     groups: dict[tuple[str, str], list[SendRecord]] = {}
     for send in history.sends.values():
         if send.dedup_id is not None:
@@ -147,7 +159,8 @@ def landed_again(history: History, settings: Settings) -> _Found:
     for (target, dedup_id), sends in groups.items():
         if not _within_window(sends, settings):
             continue
-        found = sorted({place for one in sends for place in places.get((target, one.id), ())})
+        landed = {place for one in sends for place in places.get((target, one.id), ())}
+        found = sorted(place for place in landed if place not in history.redrives_at)
         if len(found) > 1:
             last = sends[-1]
             yield (
@@ -166,7 +179,7 @@ def _within_window(sends: list[SendRecord], settings: Settings) -> bool:
     return len(ends) == len(sends) and max(ends) - begin < settings.dedup_window_s
 
 
-def _places(history: History) -> dict[tuple[str, str], set[Position]]:
+def places_of(history: History) -> dict[tuple[str, str], set[Position]]:
     """Where each message was seen, by target and id."""
     places: dict[tuple[str, str], set[Position]] = {}
     for position, values in history.values.items():
@@ -237,48 +250,43 @@ def _fifo_lanes(history: History) -> list[list[LeaseRecord]]:
 
 def dead_letters(history: History, settings: Settings) -> _Found:
     """What failed too often is among the dead letters once, and is not in its queue any more."""
-    places = _places(history)
-    for queue in history.queues.values():
-        for value, dead in _dead(history, queue.dead_letter).items():
-            sends = history.by_id.get((queue.target, value), [])
-            if not sends or not _landed_once(history, sends, settings):
+    for origin, copies in history.copies_of.items():
+        dead = copies[0]
+        if len(copies) > 1:
+            places = ", ".join(str(one.position) for one in copies)
+            yield (
+                copies[-1].seen.end,
+                copies[-1].seen.client,
+                dead.id,
+                f"{dead.id} of {origin} is several times among the dead letters at "
+                f"{copies[-1].seen.end:.3f} s: {places}",
+            )
+        for lease in history.leases_at.get(origin, ()):
+            ack = attempts.settled(lease, Action.ACK, settings)
+            if ack is None and lease.begin <= dead.seen.end:
                 continue
-            if len(places[queue.dead_letter, value]) > 1:
-                copies = ", ".join(map(str, sorted(places[queue.dead_letter, value])))
-                yield (
-                    dead.end,
-                    dead.client,
-                    value,
-                    f"{value} of {queue.target} is several times among the dead letters at "
-                    f"{dead.end:.3f} s: {copies}",
-                )
-            for lease in _leases_of(history, places, queue.target, value):
-                ack = next((one for one in lease.acks if one.outcome is Outcome.OK), None)
-                if ack is None and lease.begin <= dead.end:
-                    continue
-                what = "was delivered again" if ack is None else "was acked"
-                yield (
-                    lease.end,
-                    lease.client,
-                    value,
-                    f"{value} of {lease.position} {what} by {lease.client}, whose lease is of "
-                    f"{lease.end:.3f} s, and is among the dead letters since {dead.end:.3f} s",
-                )
+            what = "was delivered again" if ack is None else "was acked"
+            yield (
+                lease.end,
+                lease.client,
+                dead.id,
+                f"{dead.id} of {lease.position} {what} by {lease.client}, whose lease is of "
+                f"{lease.end:.3f} s, and is among the dead letters since {dead.seen.end:.3f} s",
+            )
 
 
 def dead_letter_order(history: History, settings: Settings) -> _Found:
     """What died in a partition is among the dead letters in the order in which it died."""
-    places = _places(history)
     for queue in history.queues.values():
         lanes: dict[int, list[tuple[Settle, LeaseRecord, Position]]] = {}
         for lease in history.leases.values() if queue.dead_letter else ():
-            last = next((one for one in lease.settles if _failed(one)), None)
-            found = places.get((queue.dead_letter, lease.id), ())
+            last = attempts.settled(lease, Action.NACK, settings)
+            found = history.copies_of.get(lease.position, ())
             dies = lease.position.target == queue.target and (
                 lease.deliveries == queue.max_deliveries
             )
             if last is not None and dies and len(found) == 1:
-                (place,) = found
+                place = found[0].position
                 lanes.setdefault(lease.position.partition, []).append((last, lease, place))
         for lane in lanes.values():
             yield from _out_of_order(lane)
@@ -322,19 +330,19 @@ def gone_otherwise(history: History) -> set[tuple[Position, str]]:
     """The messages of queues that need no ack: dead, cancelled, purged, or maybe expired.
 
     Where the dead letters were not read to their end, whatever came may be among them. Where the
-    expired go there, expiring is no way out of its own.
+    expired go there, expiring is no way out of its own. What becomes of the dead letters is a rule
+    of its own, see :func:`e2e.history.redrives.lost_by_a_redrive`.
     """
-    gone: set[tuple[Position, str]] = set()
-    places = _places(history)
-    for queue in history.queues.values():
-        drained = history.drained.get(queue.dead_letter)
-        dead = _dead(history, queue.dead_letter)
-        for target, value in places:
-            if target != queue.target:
-                continue
-            unknown = bool(queue.dead_letter) and (drained is None or drained.left > 0)
-            if value in dead or unknown:
-                gone |= {(place, value) for place in places[target, value]}
+    gone = {(one.origin, one.id) for one in history.dead_at.values()}
+    gone |= {(place, one.id) for place, one in history.dead_at.items()}
+    places = places_of(history)
+    unknown = {one.target for one in history.queues.values() if _death_unknown(history, one)}
+    for (target, value), found in places.items():
+        last = max(history.redrives_at.get(one, 0) for one in found)
+        for place in found:
+            # What came back by a redrive had died, though nobody may have seen it dead.
+            if target in unknown or history.redrives_at.get(place, 0) < last:
+                gone.add((place, value))
     for position, cancels in history.cancels_at.items():
         if any(one.outcome is not Outcome.REFUSED for one in cancels):
             gone |= {(position, value) for value in history.values.get(position, ())}
@@ -357,28 +365,18 @@ def _purged(history: History, send: SendRecord) -> bool:
     )
 
 
-def _dead(history: History, dead_letter: str) -> dict[str, LeaseRecord]:
-    """The first lease of each dead letter, by id."""
-    first: dict[str, LeaseRecord] = {}
-    for lease in history.leases.values() if dead_letter else ():
-        there = lease.position.target == dead_letter
-        if there and (lease.id not in first or lease.end < first[lease.id].end):
-            first[lease.id] = lease
-    return first
+def _death_unknown(history: History, queue: Queue) -> bool:
+    """Whether anything may have died that nobody has seen dead."""
+    drained = history.drained.get(queue.dead_letter)
+    if not queue.dead_letter:
+        return False
+    ended = all(one.state == "done" for one in history.redrives_of.get(queue.dead_letter, ()))
+    return drained is None or drained.left > 0 or not ended
 
 
-def _landed_once(history: History, sends: list[SendRecord], settings: Settings) -> bool:
+def landed_once(history: History, sends: list[SendRecord], settings: Settings) -> bool:
     """Whether a message has certainly one place in its queue."""
     if len(sends) == 1 and history.clients[sends[0].client].idempotent:
         return True
     ids = {one.dedup_id for one in sends}
     return len(ids) == 1 and None not in ids and _within_window(sends, settings)
-
-
-def _leases_of(
-    history: History, places: dict[tuple[str, str], set[Position]], target: str, value: str
-) -> Iterator[LeaseRecord]:
-    for place in places.get((target, value), ()):
-        for lease in history.leases_at.get(place, ()):
-            if lease.id == value:
-                yield lease

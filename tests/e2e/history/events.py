@@ -17,6 +17,8 @@ from typing import Final
 
 import msgspec
 
+from mom_core.dead_letters import DeathFacts
+
 
 class Event(msgspec.Struct, tag_field="event", frozen=True, gc=False):
     """Something that happened."""
@@ -76,6 +78,17 @@ class Queue(Event, tag="queue", frozen=True):
     messages_max: int = 0
     """How many messages it may hold. 0: no bound. One with a bound has one partition, and its
     messages leave it by acknowledgements alone."""
+    retry_backoff_multiplier: float = 1.0
+    """The wait grows by it from one failure to the next."""
+    retry_backoff_s_max: float = 0.0
+    """The longest wait. 0: no bound."""
+    crashes: bool = False
+    """Whether its workers crash at some messages, and give none back."""
+
+    def backoff_s(self, deliveries: int) -> float:
+        """How long a message waits at least when its delivery of this number has failed."""
+        wait_s = self.retry_backoff_s * self.retry_backoff_multiplier ** max(deliveries - 1, 0)
+        return min(wait_s, self.retry_backoff_s_max or wait_s)
 
 
 class Topic(Event, tag="topic", frozen=True):
@@ -150,6 +163,8 @@ class Lease(Event, tag="lease", frozen=True):
     begin: float
     end: float
     lease_s: float
+    redrives: int = 0
+    """How often its message says that it was sent back from the dead letters."""
 
 
 class Action(StrEnum):
@@ -180,6 +195,40 @@ class Settle(Event, tag="settle", frozen=True):
     outcome: Outcome
     lease_s: float = 0.0
     """The length asked for from ``begin`` on (extend)."""
+
+
+class Crash(Event, tag="crash", frozen=True):
+    """A worker vanishes without a word: these leases, all of one call, are left to run out."""
+
+    client: str
+    leases: tuple[str, ...]
+    at: float
+
+
+class DeadLetter(Event, tag="dead_letter", frozen=True):
+    """A dead letter is seen in the queue that holds it: leased, or only looked at."""
+
+    client: str
+    target: str
+    partition: int
+    offset: int
+    id: str
+    begin: float
+    end: float
+    facts: DeathFacts
+
+
+class Redrive(Event, tag="redrive", frozen=True):
+    """All dead letters that a queue holds are sent back to where they died, or maybe not."""
+
+    client: str
+    target: str
+    begin: float
+    end: float
+    state: str
+    """The last that was told of it: ``done`` at its end. Empty: nobody knows."""
+    done: int
+    """How many it sent back."""
 
 
 class Cancel(Event, tag="cancel", frozen=True):
@@ -299,6 +348,9 @@ AnyEvent = (
     | Lease
     | Settle
     | Queue
+    | Crash
+    | DeadLetter
+    | Redrive
     | Cancel
     | Move
     | Purge

@@ -282,7 +282,8 @@ def _lane(
 
 def _only_send(history: History, lease: LeaseRecord) -> SendRecord | None:
     sends = history.by_id.get((lease.position.target, lease.id), ())
-    return sends[0] if len(sends) == 1 else None
+    # What came back by a redrive has no priority any more.
+    return sends[0] if len(sends) == 1 and not lease.redrives else None
 
 
 def _wait(
@@ -314,7 +315,8 @@ def calm_times(history: History, target: str) -> list[tuple[float, float]]:
         (one.begin, one.end) for one in history.calls if one.what == "receive" and one.error
     ]
     wait_s = max((one.wait_s for one in history.calls if one.what == "receive"), default=0.0)
-    after_s = wait_s + lease_s + history.queues[target].retry_backoff_s + _SETTLING_S
+    queue = history.queues[target]
+    after_s = wait_s + lease_s + queue.backoff_s(queue.max_deliveries) + _SETTLING_S
     spans = [(begin, end + after_s) for begin, end in troubles]
     drained = history.drained.get(target)
     if drained is None or drained.left:

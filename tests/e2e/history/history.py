@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from e2e.history import events
 from e2e.history.events import Action, AnyEvent, Outcome, ReadMode
+from mom_core.dead_letters import DeathFacts
 from mom_core.errors import ErrorCode
 
 
@@ -58,6 +59,7 @@ class LeaseRecord:
     end: float
     lease_s: float
     settles: list[events.Settle] = field(default_factory=list)
+    redrives: int = 0
 
     @property
     def acks(self) -> list[events.Settle]:
@@ -67,6 +69,11 @@ class LeaseRecord:
             for one in self.settles
             if one.action is Action.ACK and one.outcome is not Outcome.REFUSED
         ]
+
+    def lasts_until(self) -> float:
+        """Up to when it lasts for certain if nobody settles it."""
+        extensions = [one for one in self.settles if one.action is Action.EXTEND]
+        return min([self.begin + self.lease_s, *(one.begin + one.lease_s for one in extensions)])
 
     def certain_until(self) -> float:
         """Up to when the message is this worker's for certain; its lease is from ``end`` on.
@@ -90,6 +97,16 @@ class Witness(NamedTuple):
     client: str
     at: float
     how: str
+
+
+class DeadLetterRecord(NamedTuple):
+    """A dead letter as it was seen first."""
+
+    position: Position
+    id: str
+    origin: Position
+    facts: DeathFacts
+    seen: events.DeadLetter
 
 
 class CallRecord(NamedTuple):
@@ -131,6 +148,13 @@ class History:
         self.pauses_of: dict[str, list[events.Pause]] = {}
         self.readings: list[events.Reading] = []
         self.descriptions: list[events.Described] = []
+        self.crashes: list[events.Crash] = []
+        self.dead_at: dict[Position, DeadLetterRecord] = {}
+        self.copies_of: dict[Position, list[DeadLetterRecord]] = {}
+        """The dead letters of each place of a queue, by what their headers say."""
+        self.redrives_of: dict[str, list[events.Redrive]] = {}
+        self.redrives_at: dict[Position, int] = {}
+        """How often what is there was sent back before. What is not here never was."""
         self.values: dict[Position, dict[str, Witness]] = {}
         self.calls: list[CallRecord] = []
         self.log_ends: list[events.LogEnd] = []
@@ -176,6 +200,12 @@ class History:
                 self.readings.append(event)
             case events.Described():
                 self.descriptions.append(event)
+            case events.Crash():
+                self.crashes.append(event)
+            case events.DeadLetter():
+                self._dead_letter(event)
+            case events.Redrive():
+                self.redrives_of.setdefault(event.target, []).append(event)
             case events.Call():
                 self.calls.append(
                     CallRecord(
@@ -235,10 +265,26 @@ class History:
             event.begin,
             event.end,
             event.lease_s,
+            redrives=event.redrives,
         )
+        if event.redrives:
+            self.redrives_at[position] = event.redrives
         self.leases[event.lease] = record
         self.leases_at.setdefault(position, []).append(record)
         self._saw(position, event.id, event.client, event.end, "received")
+
+    def _dead_letter(self, event: events.DeadLetter) -> None:
+        facts = event.facts
+        position = Position(event.target, event.partition, event.offset)
+        origin = Position(facts.topic, facts.partition, facts.offset)
+        if position not in self.dead_at:
+            record = DeadLetterRecord(position, event.id, origin, facts, event)
+            self.dead_at[position] = record
+            self.copies_of.setdefault(origin, []).append(record)
+        if facts.redrives:
+            self.redrives_at[position] = self.redrives_at[origin] = facts.redrives
+        self._saw(position, event.id, event.client, event.end, "seen as a dead letter")
+        self._saw(origin, event.id, event.client, event.end, "the origin of a dead letter")
 
     def _saw(self, position: Position, value: str, client: str, at: float, how: str) -> None:
         witnesses = self.values.setdefault(position, {})

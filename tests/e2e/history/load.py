@@ -11,11 +11,11 @@ Each client publishes keyed and unkeyed messages to both, follows the topic's lo
 member of a subscription (where its kind can) and works on the queue. Some messages of the queue
 are delayed, cancelled, moved, sent twice under a dedup id, expire or fail; a FIFO queue beside it
 gets a quarter of the load. Two queues with a rate get their messages in surges: one has priorities,
-and one is fair to tenants and is purged at times. One client looks after the dead letters of all of
-them. At the end of the block
-publishing stops, a fresh reader reads the log to its end, the others catch up, and the queue is
-emptied: then the history says what was lost. Errors that clients meet go into the history and
-end nothing.
+and one is fair to tenants and is purged at times. At another queue some messages crash their
+workers. One client looks after the dead letters of all of them, and sends them back now and then.
+At the end of the block publishing stops, a fresh reader reads the log to its end, the others catch
+up, and the queues are emptied: then the history says what was lost. Errors that clients meet go
+into the history and end nothing.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from types import TracebackType
 from typing import Final
 
 import msgspec
 
 from e2e.history import events
+from e2e.history.caretaker import Caretaker
 from e2e.history.events import Action, Outcome, ReadMode, body_of
 from e2e.history.messengers import (
     RETENTION_BYTES,
@@ -46,11 +48,15 @@ from e2e.history.messengers import (
 from e2e.history.recorder import CallError, ClientRecorder, Recorder
 from e2e.history.side_load import SideLoad, SidePlan
 from e2e.history.wishes import (
+    CRASH_MAX_DELIVERIES,
+    CRASH_SURGE,
     MAX_DELIVERIES,
     NO_WISH,
     RATE_PER_S,
     RATED_SENDS_PER_S,
     RETRY_BACKOFF_MS,
+    RETRY_BACKOFF_MS_MAX,
+    RETRY_BACKOFF_MULTIPLIER,
     SURGE,
     TENANT_HEADER,
     Fate,
@@ -58,6 +64,8 @@ from e2e.history.wishes import (
     fails,
     fate_of,
     id_with,
+    killer_id,
+    kills,
     moved_delay_s,
     priority_of,
     tenant_of,
@@ -74,6 +82,12 @@ NACK_EACH: Final = 17
 EXTEND_EACH: Final = 13
 # The FIFO queue gets one message for so many of the others.
 FIFO_SHARE: Final = 4
+# The queue whose workers crash gets one for so many of the others. Two clients work on it, and wait
+# between two receives for several messages to come.
+CRASH_SHARE: Final = 8
+CRASH_PAUSE_S: Final = 0.3
+# There every attempt of a killer lasts as long as a lease.
+CRASH_LEASE_S_MAX: Final = 2.0
 # The fair queue is purged after so many of a client's messages, when the most of a surge waits.
 PURGE_EACH: Final = 3 * SURGE
 PURGE_AFTER_S: Final = 1.0
@@ -119,24 +133,44 @@ class Plan:
             return [events.Queue(self.queue)]
         dead = f"{self.queue}-dead"
         queue = events.Queue(
-            self.queue, "priority", MAX_DELIVERIES, dead, retry_backoff_s=RETRY_BACKOFF_MS / 1000
+            self.queue,
+            "priority",
+            MAX_DELIVERIES,
+            dead,
+            retry_backoff_s=RETRY_BACKOFF_MS / 1000,
+            retry_backoff_multiplier=RETRY_BACKOFF_MULTIPLIER,
+            retry_backoff_s_max=RETRY_BACKOFF_MS_MAX / 1000,
         )
         replace = msgspec.structs.replace
         burst = math.ceil(RATE_PER_S * RATE_BUCKET_MS / 1000) + CLIENTS_MAX
-        rated = replace(queue, rate_per_s=RATE_PER_S, burst=burst)
+        # Their calm times last longer without it, see e2e.history.flow.
+        even = replace(queue, retry_backoff_multiplier=1.0)
+        rated = replace(even, rate_per_s=RATE_PER_S, burst=burst)
         return [
             events.Queue(dead),
             replace(queue, expired_are_dead=True),
             replace(queue, target=f"{self.queue}-fifo", ordering="fifo"),
             replace(rated, target=f"{self.queue}-rated", priorities=True),
             replace(rated, target=f"{self.queue}-fair", ordering="fair"),
+            replace(
+                queue,
+                target=f"{self.queue}-crash",
+                max_deliveries=CRASH_MAX_DELIVERIES,
+                crashes=True,
+            ),
         ]
 
     @property
     def queues_sent_to(self) -> list[events.Queue]:
         """Without the dead letters."""
+        dead = self.dead_letter_queues
+        return [one for one in self.queues if one not in dead]
+
+    @property
+    def dead_letter_queues(self) -> list[events.Queue]:
+        """Those that hold the dead letters of the others."""
         dead = {one.dead_letter for one in self.queues}
-        return [one for one in self.queues if one.target not in dead]
+        return [one for one in self.queues if one.target in dead]
 
     @property
     def beside(self) -> SidePlan:
@@ -152,6 +186,8 @@ class Plan:
 
     def lease_s_of(self, queue: events.Queue) -> float:
         """How long a worker of a queue has for a message."""
+        if queue.crashes:
+            return min(self.lease_s, CRASH_LEASE_S_MAX)
         return min(self.lease_s, RATED_LEASE_S_MAX) if queue.rate_per_s else self.lease_s
 
     def to_make(self, queue: events.Queue) -> QueueToMake:
@@ -169,6 +205,8 @@ class Plan:
                 "max_deliveries": queue.max_deliveries,
                 "dead_letter_expired": queue.expired_are_dead,
                 "retry_backoff_ms": RETRY_BACKOFF_MS,
+                "retry_backoff_multiplier": queue.retry_backoff_multiplier,
+                "retry_backoff_max_ms": RETRY_BACKOFF_MS_MAX,
                 "rate_per_s": queue.rate_per_s,
             }
         if queue.ordering == "fair":
@@ -241,6 +279,7 @@ class Load:
         """The offset after the last one that each reader got of each partition."""
         self._empty_receives: Counter[str] = Counter()
         self._beside = SideLoad(plan.beside, self._clients, recorder)
+        self._caretakers: list[asyncio.Task[None]] = []
 
     # Life.
 
@@ -277,7 +316,8 @@ class Load:
                 await self._drain()
         finally:
             self._beside.cancel()
-            for task in (*self._publishing, *self._consuming, *self._workers):
+            everything = (self._publishing, self._consuming, self._caretakers, self._workers)
+            for task in (one for tasks in everything for one in tasks):
                 task.cancel()
             # The group has to know of a cancellation, which may be its own. Any other error of
             # the block goes on as it is, where the group would wrap it.
@@ -299,8 +339,12 @@ class Load:
             recorder.reader(plan.subscription, ReadMode.GROUP, plan.topic)
             self._readers.add(plan.subscription)
             self._consuming.append(spawn(self._join(client)))
-        for one in plan.queues if client is self._clients[0] else plan.queues_sent_to:
-            self._workers.append(spawn(self._work(client, one)))
+        for one in plan.queues_sent_to:
+            if not one.crashes or client in (self._clients[0], self._clients[-1]):
+                self._workers.append(spawn(self._work(client, one)))
+        if client is self._clients[0]:
+            for one in plan.dead_letter_queues:
+                self._caretakers.append(spawn(self._look_after(client, one)))
 
     # What a test does meanwhile.
 
@@ -361,7 +405,7 @@ class Load:
         self, client: _ConnectedClient, target: str, queue: events.Queue | None
     ) -> None:
         room = asyncio.Semaphore(SENDS_AT_ONCE_MAX if client.kind.ordered_by_call else 1)
-        surge = SURGE if queue is not None and queue.rate_per_s else 1
+        surge = _surge(queue)
         interval_s = surge / self._sends_per_s(queue)
         due = self._recorder.now()
         number = 0
@@ -383,6 +427,8 @@ class Load:
         """Of each client."""
         if queue is not None and queue.rate_per_s:
             return RATED_SENDS_PER_S / len(self._clients)
+        if queue is not None and queue.crashes:
+            return self.plan.sends_per_s / CRASH_SHARE
         fifo = queue is not None and queue.ordering == "fifo"
         return self.plan.sends_per_s / (FIFO_SHARE if fifo else 1)
 
@@ -399,6 +445,8 @@ class Load:
             fair = queue.ordering == "fair"
             wish = Wish(group=tenant_of(number)) if fair else Wish(priority=priority_of(number))
             return _Outgoing(target=target, id=name, key=key, wish=wish, queue=True)
+        if queue.crashes:
+            return _Outgoing(target=target, id=killer_id(number, name), key=key, queue=True)
         fate = fate_of(number, queue.ordering) if queue.dead_letter else None
         message_id = id_with(fate, name)
         wish = wish_of(fate, message_id)
@@ -541,25 +589,44 @@ class Load:
     # Working.
 
     async def _work(self, client: _ConnectedClient, queue: events.Queue) -> None:
-        plan, recorder = self.plan, client.recorder
         while not self._drained.is_set():
-            try:
-                with recorder.call("receive", plan.wait_s) as begin:
-                    async with asyncio.timeout(plan.deadline_s + plan.wait_s):
-                        held = await client.messenger.receive(
-                            queue.target,
-                            plan.receive_max,
-                            wait_s=plan.wait_s,
-                            lease_s=plan.lease_s_of(queue),
-                        )
-            except (CallError, TimeoutError):
-                await asyncio.sleep(PAUSE_S)
-                continue
-            if held:
-                await self._handle(client, queue, held, begin, recorder.now())
-            else:
-                self._empty_receives[queue.target] += 1
-                await self._tell()
+            await self._work_once(client, queue, self.plan.receive_max)
+            if queue.crashes:
+                await asyncio.sleep(CRASH_PAUSE_S)
+
+    async def _work_once(
+        self, client: _ConnectedClient, queue: events.Queue, receive_max: int
+    ) -> None:
+        plan, recorder = self.plan, client.recorder
+        try:
+            with recorder.call("receive", plan.wait_s) as begin:
+                async with asyncio.timeout(plan.deadline_s + plan.wait_s):
+                    held = await client.messenger.receive(
+                        queue.target,
+                        receive_max,
+                        wait_s=plan.wait_s,
+                        lease_s=plan.lease_s_of(queue),
+                    )
+        except (CallError, TimeoutError):
+            await asyncio.sleep(PAUSE_S)
+            return
+        if held:
+            await self._handle(client, queue, held, begin, recorder.now())
+        else:
+            self._empty_receives[queue.target] += 1
+            await self._tell()
+
+    async def _look_after(self, client: _ConnectedClient, dead: events.Queue) -> None:
+        """See :class:`Caretaker`."""
+        caretaker = Caretaker(
+            dead.target,
+            client.messenger,
+            client.recorder,
+            deadline_s=self.plan.deadline_s,
+            end_s=self.plan.drain_s,
+            take=lambda: self._work_once(client, dead, 1),
+        )
+        await caretaker.run(self._stopping)
 
     async def _handle(
         self,
@@ -569,27 +636,17 @@ class Load:
         begin: float,
         end: float,
     ) -> None:
-        plan = self.plan
-        leases = [
-            client.recorder.lease(
-                queue.target,
-                one.partition,
-                one.offset,
-                one.body,
-                deliveries=one.deliveries,
-                begin=begin,
-                end=end,
-                lease_s=plan.lease_s_of(queue),
-            )
-            for one in held
-        ]
+        leases = [self._record_lease(client, queue, one, begin, end) for one in held]
+        if queue.crashes:
+            await self._handle_or_crash(client, queue, list(zip(leases, held, strict=True)))
+            return
         acks: list[tuple[str, Held]] = []
         nacks: list[tuple[str, Held]] = []
         extended: list[tuple[str, Held]] = []
         for pair in zip(leases, held, strict=True):
             client.received += 1
             first = pair[1].deliveries == 1
-            given_back = queue.dead_letter and fails(pair[1].body)
+            given_back = queue.dead_letter and fails(pair[1].body, pair[1].redrives)
             if given_back or (first and client.received % NACK_EACH == 0):
                 nacks.append(pair)
             else:
@@ -599,6 +656,31 @@ class Load:
         await self._settle(client, queue, Action.EXTEND, extended)
         await self._settle(client, queue, Action.NACK, nacks)
         await self._settle(client, queue, Action.ACK, acks)
+
+    def _record_lease(
+        self, client: _ConnectedClient, queue: events.Queue, one: Held, begin: float, end: float
+    ) -> str:
+        recorder, facts = client.recorder, one.facts
+        place = (queue.target, one.partition, one.offset, one.body)
+        if facts is not None:
+            recorder.dead_letter(*place, begin=begin, end=end, facts=facts)
+        return recorder.lease(
+            *place,
+            deliveries=one.deliveries,
+            begin=begin,
+            end=end,
+            lease_s=self.plan.lease_s_of(queue),
+            redrives=one.redrives,
+        )
+
+    async def _handle_or_crash(
+        self, client: _ConnectedClient, queue: events.Queue, pairs: Sequence[tuple[str, Held]]
+    ) -> None:
+        """Handle one after the other, and at one that kills its worker vanish with the rest."""
+        handled = list(takewhile(lambda pair: not kills(pair[1].body, pair[1].redrives), pairs))
+        await self._settle(client, queue, Action.ACK, handled)
+        if left := [lease for lease, _ in pairs[len(handled) :]]:
+            client.recorder.crashed(left)
 
     async def _settle(
         self,
@@ -634,6 +716,9 @@ class Load:
     async def _drain(self) -> None:
         self._stopping.set()
         await asyncio.gather(*self._publishing)
+        await asyncio.gather(*self._caretakers)
+        for one in self.plan.dead_letter_queues:
+            self._workers.append(self._tasks.create_task(self._work(self._clients[0], one)))
         ends = [await self._read_to_end(partition) for partition in range(self.plan.partitions)]
 
         def caught_up() -> bool:
@@ -645,9 +730,8 @@ class Load:
 
         # Who is late is found by the checker, who knows every reader.
         await self._in_time(caught_up)
-        dead = {one.dead_letter for one in self.plan.queues}
         # What dies last comes to the dead letters before its queue counts as empty.
-        for one in sorted(self.plan.queues, key=lambda each: each.target in dead):
+        for one in (*self.plan.queues_sent_to, *self.plan.dead_letter_queues):
             await self._empty_queue(one.target)
         if self.plan.wishes:
             await self._beside.drain()
@@ -702,6 +786,13 @@ class Load:
         except TimeoutError:
             return False
         return True
+
+
+def _surge(queue: events.Queue | None) -> int:
+    """How many messages a client sends to it at once."""
+    if queue is None:
+        return 1
+    return CRASH_SURGE if queue.crashes else SURGE if queue.rate_per_s else 1
 
 
 def _call_error(error: CallError | TimeoutError) -> CallError:

@@ -18,6 +18,8 @@ from e2e.history.events import Action, Outcome
 from e2e.history.recorder import CallError, ClientRecorder
 from e2e.history.wishes import NO_WISH, TENANT_HEADER, Wish
 from mom_client import ErrorCode, MomError, ReceivedMessage
+from mom_client.administration import DEAD_PARTITION
+from mom_core.dead_letters import REDRIVES_HEADER, DeathFacts, facts_of
 from mom_proto.v1 import broker_pb2
 
 
@@ -45,6 +47,34 @@ class Held(NamedTuple):
     body: str
     deliveries: int
     handle: Any
+    headers: Mapping[str, str] = {}
+
+    @property
+    def redrives(self) -> int:
+        """How often its headers say that it was sent back from the dead letters."""
+        told = self.headers.get(REDRIVES_HEADER, "0")
+        return int(told) if told.isdigit() else -1
+
+    @property
+    def facts(self) -> DeathFacts | None:
+        """What its headers tell of its death; None: it is no dead letter."""
+        return facts_of(self.headers)
+
+
+class Dead(NamedTuple):
+    """A dead letter, as it is looked at."""
+
+    partition: int
+    offset: int
+    body: str
+    facts: DeathFacts
+
+
+class Work(NamedTuple):
+    """How far a redrive is."""
+
+    state: str
+    done: int
 
 
 class QueueToMake(NamedTuple):
@@ -89,6 +119,15 @@ class Messenger(Protocol):
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         """Pause a queue, or let it go on."""
+
+    async def dead_letters(self, queue: str) -> list[Dead]:
+        """Look at the dead letters that a queue holds."""
+
+    async def redrive(self, queue: str, rate_per_s: float) -> str:
+        """Begin to send them back to where they died; the operation's id."""
+
+    async def operation(self, operation_id: str) -> Work:
+        """How far it is."""
 
     def read(
         self, topic: str, partition: int, offset: int, *, follow: bool
@@ -276,6 +315,23 @@ class SdkMessenger:
         with _translated():
             await (self._client.pause if paused else self._client.resume)(queue)
 
+    async def dead_letters(self, queue: str) -> list[Dead]:
+        """See :class:`Messenger`."""
+        with _translated():
+            found = await self._client.dead_letters(queue)
+        return [Dead(DEAD_PARTITION, one.offset, one.message.text(), one.facts) for one in found]
+
+    async def redrive(self, queue: str, rate_per_s: float) -> str:
+        """See :class:`Messenger`."""
+        with _translated():
+            return (await self._client.redrive(queue, rate=rate_per_s)).operation_id
+
+    async def operation(self, operation_id: str) -> Work:
+        """See :class:`Messenger`."""
+        with _translated():
+            found = await self._client.operation(operation_id)
+        return Work(found.state, found.done)
+
     async def read(
         self, topic: str, partition: int, offset: int, *, follow: bool
     ) -> AsyncIterator[Record]:
@@ -301,7 +357,8 @@ class SdkMessenger:
         with _translated():
             messages = await self._client.receive(queue, max_messages, wait=wait_s, lease=lease_s)
         return [
-            Held(one.partition, one.offset, one.text(), one.deliveries, one) for one in messages
+            Held(one.partition, one.offset, one.text(), one.deliveries, one, one.headers)
+            for one in messages
         ]
 
     async def settle(
@@ -430,7 +487,14 @@ class HttpMessenger:
         }
         reply = await self._call("POST", f"/v1/queues/{queue}/messages:receive", json=wanted)
         return [
-            Held(one["partition"], one["offset"], one["value"], one["deliveries"], one["receipt"])
+            Held(
+                one["partition"],
+                one["offset"],
+                one["value"],
+                one["deliveries"],
+                one["receipt"],
+                one.get("headers") or {},
+            )
             for one in reply["messages"]
         ]
 
@@ -482,6 +546,33 @@ class HttpMessenger:
         """See :class:`Messenger`."""
         await self._call("PATCH", f"/v1/queues/{queue}", json={"paused": paused})
 
+    async def dead_letters(self, queue: str) -> list[Dead]:
+        """See :class:`Messenger`."""
+        found: list[Dead] = []
+        page_token = ""
+        while True:
+            query = {"page_token": page_token} if page_token else {}
+            path = f"/v1/queues/{queue}/dead-letters"
+            reply = await self._call("GET", path, params=query)
+            found += [
+                Dead(DEAD_PARTITION, one["offset"], one["value"], _facts(one))
+                for one in reply["dead_letters"]
+            ]
+            page_token = reply["next_page_token"]
+            if not page_token:
+                return found
+
+    async def redrive(self, queue: str, rate_per_s: float) -> str:
+        """See :class:`Messenger`."""
+        path = f"/v1/queues/{queue}/dead-letters:redrive"
+        reply = await self._call("POST", path, json={"rate": rate_per_s})
+        return str(reply["operation_id"])
+
+    async def operation(self, operation_id: str) -> Work:
+        """See :class:`Messenger`."""
+        reply = await self._call("GET", f"/v1/operations/{operation_id}")
+        return Work(reply["state"], reply["done"])
+
     async def _change(self, queue: str, how: str, wanted: dict[str, Any]) -> str | None:
         """Change one message that waits; an error's code when it may not be done."""
         try:
@@ -500,6 +591,21 @@ class HttpMessenger:
         """See :class:`Messenger`."""
         counts = (await self._call("GET", f"/v1/queues/{queue}"))["messages"]
         return int(counts["ready"] + counts["delayed"] + counts["leased"] + counts["dead"])
+
+
+def _facts(shown: dict[str, Any]) -> DeathFacts:
+    """What REST shows of a dead letter."""
+    return DeathFacts(
+        reason=shown["reason"],
+        deliveries=shown["deliveries"],
+        first_delivered_at_ms=shown.get("first_delivered_at_ms", 0),
+        died_at_ms=shown["died_at_ms"],
+        topic=shown["topic"],
+        subscription=shown["subscription"],
+        partition=shown["origin_partition"],
+        offset=shown["origin_offset"],
+        redrives=shown["redrives"],
+    )
 
 
 # Reasons for which a message was certainly not settled by this call.

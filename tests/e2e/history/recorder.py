@@ -6,13 +6,14 @@ Each event is a write of its own, so that a history tells all up to the moment o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from e2e.history import events
 from e2e.history.events import Action, Event, Outcome, ReadMode
 from e2e.history.wishes import NO_WISH, Wish
+from mom_core.dead_letters import DeathFacts
 
 
 class CallError(Exception):
@@ -103,6 +104,7 @@ class ClientRecorder:
         begin: float,
         end: float,
         lease_s: float,
+        redrives: int = 0,
     ) -> str:
         """A worker got a message; returns the lease's name."""
         self._leases += 1
@@ -119,9 +121,35 @@ class ClientRecorder:
                 begin,
                 end,
                 lease_s,
+                redrives,
             )
         )
         return lease
+
+    def crashed(self, leases: Sequence[str]) -> None:
+        """A worker vanished with these leases."""
+        self._recorder.write(events.Crash(self.name, tuple(leases), self.now()))
+
+    def dead_letter(
+        self,
+        target: str,
+        partition: int,
+        offset: int,
+        body: str,
+        *,
+        begin: float,
+        end: float,
+        facts: DeathFacts,
+    ) -> None:
+        """A dead letter was seen."""
+        message_id = events.id_of(body)
+        self._recorder.write(
+            events.DeadLetter(self.name, target, partition, offset, message_id, begin, end, facts)
+        )
+
+    def redriven(self, target: str, begin: float, state: str, done: int) -> None:
+        """A queue's dead letters were sent back, or maybe not."""
+        self._recorder.write(events.Redrive(self.name, target, begin, self.now(), state, done))
 
     def settle(
         self, lease: str, action: Action, begin: float, outcome: Outcome, lease_s: float = 0.0

@@ -36,6 +36,9 @@ TTL_S: Final = 0.15
 MAX_DELIVERIES: Final = 4
 # Longer than what clocks may differ by, so that a wait that is left out is seen.
 RETRY_BACKOFF_MS: Final = 250
+RETRY_BACKOFF_MULTIPLIER: Final = 2.0
+# Below what the multiplier would come to.
+RETRY_BACKOFF_MS_MAX: Final = 600
 
 # Queues with a rate get so many messages at once from each client, and on average fewer than the
 # rate: something waits most of the time, and soon nothing does when all have stopped.
@@ -47,10 +50,18 @@ _QUIET_EACH: Final = 5
 _QUIET_TENANTS: Final = 2
 TENANT_HEADER: Final = "tenant"
 
+# The queue whose workers crash gets so many messages at once, so that several are leased together,
+# and one of so many kills its worker.
+CRASH_SURGE: Final = 5
+KILLER_EACH: Final = 10
+# Few, since each attempt of a killer lasts as long as a lease.
+CRASH_MAX_DELIVERIES: Final = 2
+
 # One of so many messages of a queue has a fate of its own, each in turn.
 FATE_EACH: Final = 7
 _FATES: Final = tuple(Fate)
 _MARK: Final = "!"
+_KILLER_MARK: Final = "*"
 
 
 class Wish(NamedTuple):
@@ -114,7 +125,18 @@ def id_with(fate: Fate | None, message_id: str) -> str:
     return message_id + (_MARK if fate in (Fate.EXPIRES, Fate.FAILS) else "")
 
 
-def fails(body: str) -> bool:
-    """Whether a worker gives this message back."""
+def fails(body: str, redrives: int = 0) -> bool:
+    """Whether a worker gives this message back: until it is dead, or until it is dead twice."""
     message_id, _, _ = body.partition("|")
-    return message_id.endswith(_MARK)
+    return message_id.endswith(_MARK) and redrives <= ord(message_id[-2]) % 2
+
+
+def killer_id(number: int, message_id: str) -> str:
+    """The id of a client's message number ``number`` to the queue whose workers crash."""
+    return message_id + (_KILLER_MARK if number % KILLER_EACH == CRASH_SURGE // 2 else "")
+
+
+def kills(body: str, redrives: int) -> bool:
+    """Whether a worker crashes at this message: until it was dead once."""
+    message_id, _, _ = body.partition("|")
+    return message_id.endswith(_KILLER_MARK) and not redrives

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import dead_letter_histories
 import history_model
 import msgspec
 import pytest
@@ -213,10 +214,26 @@ def failed(*begins: float) -> list[AnyEvent]:
     ]
 
 
-def died(begin: float, offset: int = 0) -> list[AnyEvent]:
-    """A copy of m1 is taken from the dead letters."""
+def died(
+    begin: float,
+    offset: int = 0,
+    *,
+    message: str = "m1",
+    origin: int = 0,
+    first: float = 2.05,
+    at: float = 3.25,
+    **facts: Any,
+) -> list[AnyEvent]:
+    """A copy of m1 is taken from the dead letters: see :mod:`dead_letter_histories`."""
     name = f"dead-{offset}"
-    return [lease(name, begin, target=DEAD, offset=offset), settle(name, begin + 1)]
+    facts |= {"first": first, "at": at, "place": offset}
+    seen = dead_letter_histories.dead(begin, origin, **facts)
+    assert isinstance(seen, events.DeadLetter)
+    return [
+        msgspec.structs.replace(seen, id=message),
+        lease(name, begin, message=message, target=DEAD, offset=offset),
+        settle(name, begin + 1),
+    ]
 
 
 def found(*history: AnyEvent | list[AnyEvent]) -> list[Finding]:
@@ -503,7 +520,7 @@ BAD: dict[str, tuple[str, list[AnyEvent | list[AnyEvent]]]] = {
             lease("b2", 5, message="m2", offset=1, deliveries=2),
             settle("b2", 5.2, Action.NACK),
             died(6, offset=1),
-            lease("dead-m2", 8, message="m2", target=DEAD),
+            died(8, message="m2", origin=1, first=4.05, at=5.25),
         ],
     ),
     "a message comes before the time it was moved to": (
@@ -630,6 +647,9 @@ BAD: dict[str, tuple[str, list[AnyEvent | list[AnyEvent]]]] = {
         [FAIR, of_groups("aaaabb"), delivered(4, 0, 1, 2, 5, 3)],
     ),
 }
+
+
+BAD |= dead_letter_histories.BAD
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -762,7 +782,7 @@ INNOCENT: dict[str, list[AnyEvent | list[AnyEvent]]] = {
     "an expired one is dead": [
         msgspec.structs.replace(FRAIL, expired_are_dead=True),
         sent(1, 0, at=1, target=QUEUE, ttl_s=1.0),
-        died(4),
+        died(4, reason="expired", deliveries=0, first=0.0, at=2.1),
         drained(),
         drained(target=DEAD),
     ],
@@ -771,10 +791,12 @@ INNOCENT: dict[str, list[AnyEvent | list[AnyEvent]]] = {
         IN_QUEUE,
         sent(2, 1, at=1, target=QUEUE),
         failed(2.0, 3.0),
-        lease("b", 2, message="m2", offset=1, deliveries=2, client="sdk-2"),
-        settle("b", 3.25, Action.NACK, client="sdk-2"),
+        lease("b1", 1.5, message="m2", offset=1),
+        settle("b1", 1.7, Action.NACK),
+        lease("b2", 2, message="m2", offset=1, deliveries=2, client="sdk-2"),
+        settle("b2", 3.25, Action.NACK, client="sdk-2"),
         died(6, offset=1),
-        lease("dead-m2", 8, message="m2", target=DEAD),
+        died(8, message="m2", origin=1, first=1.55, at=3.3),
     ],
     "a delayed message is moved to an earlier time": [
         sent(1, 0, at=1, target=QUEUE, delay_s=9.0),
@@ -1080,8 +1102,13 @@ INNOCENT: dict[str, list[AnyEvent | list[AnyEvent]]] = {
         events.Send("http-1", 1, QUEUE, "m1", None, 1.0),
         events.SendFailed("http-1", 1, 2.0, "timeout", True),
         sent(2, 1, at=3, target=QUEUE, client="http-1", message="m1"),
+        failed(2.0, 3.0),
         died(6),
-        died(8, offset=1),
+        lease("b1", 4, offset=1),
+        settle("b1", 4.2, Action.NACK),
+        lease("b2", 5, offset=1, deliveries=2),
+        settle("b2", 5.2, Action.NACK),
+        died(8, offset=1, origin=1, first=4.05, at=5.25),
     ],
     "members get again what was not committed": [
         sent(1, 0, at=1),
@@ -1092,6 +1119,9 @@ INNOCENT: dict[str, list[AnyEvent | list[AnyEvent]]] = {
         ),
     ],
 }
+
+
+INNOCENT |= dead_letter_histories.INNOCENT
 
 
 @pytest.mark.parametrize("case", INNOCENT)

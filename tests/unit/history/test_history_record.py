@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import dead_letter_histories
 import history_model
 import pytest
 
@@ -76,6 +77,11 @@ def test_every_event_survives_the_file(path: Path) -> None:
         events.Pause("c", "q", True, 1.0, 2.0, Outcome.OK),
         events.Reading("c", "r", "t", 0, 1.0, 2.0),
         events.Described("c", "q", 1.0, 2.0, True),
+        events.Queue("q", retry_backoff_multiplier=2.0, retry_backoff_s_max=3.0, crashes=True),
+        events.Lease("c", "c/2", "q", 0, 1, "m", 1, 1.0, 2.0, 5.0, 1),
+        events.Crash("c", ("c/1", "c/2"), 1.0),
+        dead_letter_histories.dead(1.0),
+        events.Redrive("c", "q", 1.0, 2.0, "done", 3),
     ]
     path.write_bytes(b"".join(events.encode(one) for one in history))
     assert list(events.read_events(path)) == history
