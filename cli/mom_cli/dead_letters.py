@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
@@ -12,7 +12,7 @@ from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.connection import with_engine
 from mom_cli.failures import PartFailed
 from mom_cli.operations import print_operation, shown_progress
-from mom_cli.output import print_json, print_table, shown_time
+from mom_cli.output import print_json, print_table, shown_text, shown_time
 from mom_core.dead_letters import REASONS, DeadLetterFilter
 from mom_core.errors import InvalidArgumentError
 from mom_core.ids import parse_id
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 _QUEUE = click.argument("queue", metavar="QUEUE")
-_VALUE_SHOWN_MAX: Final = 48
 
 
 @click.group(
@@ -115,7 +114,6 @@ def _row(one: DeadLetter) -> list[object]:
     origin = facts.topic
     if facts.subscription != facts.topic:
         origin = f"{facts.topic}/{facts.subscription}"
-    value = one.message.value.decode(errors="replace").replace("\n", " ")
     return [
         one.offset,
         one.state,
@@ -124,7 +122,7 @@ def _row(one: DeadLetter) -> list[object]:
         facts.redrives,
         shown_time(facts.died_at_ms),
         f"{origin}@{facts.partition}:{facts.offset}",
-        value if len(value) <= _VALUE_SHOWN_MAX else f"{value[: _VALUE_SHOWN_MAX - 3]}...",
+        shown_text(one.message.value),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What both ``mom queue`` and ``mom subscription`` have: pausing, resuming and purging."""
+"""What both ``mom queue`` and ``mom subscription`` have: browsing, pausing, purging."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mom_cli.browse import browse, browse_options
 from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.connection import with_engine
 from mom_cli.output import print_json
@@ -19,6 +20,13 @@ def add_flow_commands(group: LazyGroup, arguments: Sequence[str], sample: str) -
     """Add the commands to a group whose commands take these arguments: a queue, or a topic and a
     subscription. ``sample`` stands for them in the examples."""
     for verb, run, options, said in (
+        (
+            "browse",
+            browse,
+            browse_options(),
+            "Look at the messages that are not acknowledged. Nothing is leased, and nobody is "
+            "disturbed.",
+        ),
         (
             "pause",
             _pause,

@@ -172,7 +172,8 @@ class Chosen(TypedDict, total=False):
     """Which dead letters are meant; each that is given has to hold."""
 
     reason: str
-    """``max_deliveries`` or ``expired``."""
+    """One of :data:`mom_core.dead_letters.REASONS`: ``max_deliveries``, ``expired``, and of
+    subscribers ``handler_failed`` and ``payload``."""
     topic: str
     """Where they died: a queue or topic."""
     subscription: str
@@ -301,7 +302,7 @@ async def settle(
         origin = message.origin
         if not origin.subscription:
             results[place] = InvalidArgumentError(
-                f"{message!r} was read from a log and has no lease", field="message"
+                f"{message!r} was read or browsed, not received, and has no lease", field="message"
             )
             continue
         by_queue.setdefault((origin.topic, origin.subscription), []).append(place)

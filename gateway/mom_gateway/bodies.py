@@ -19,8 +19,10 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from mom_client.browsing import BrowsedMessage
 from mom_client.results import DeadLetter
 from mom_core import limits
+from mom_core.dead_letters import REASONS_TEXT
 from mom_core.errors import InvalidArgumentError, MomError
 from mom_core.ids import id_text, parse_id
 from mom_core.message import JSON, TEXT, Message
@@ -136,11 +138,26 @@ class ReceivedMessage(MessageOut, omit_defaults=True, kw_only=True):
     ]
 
 
+class BrowsedOut(MessageOut, omit_defaults=True, kw_only=True):
+    """A message as it waits in its queue; nobody has leased it by this."""
+
+    partition: int
+    position: Annotated[str, Meta(description="By it, it is cancelled or moved.")]
+    state: Annotated[str, Meta(description="ready, delayed, leased, dead or leaving.")]
+    deliveries: Annotated[int, Meta(description="How often it was delivered.")]
+    append_time_ms: Annotated[int, Meta(description="When the server took it.")]
+    until_ms: Annotated[
+        int,
+        Meta(description="When a delayed one may be delivered, or a lease ends, by the server's "
+             "clock; absent for the others."),
+    ] = 0  # fmt: skip
+
+
 class DeadLetterOut(MessageOut, omit_defaults=True, kw_only=True):
     """A dead letter; its offset is that in the queue which holds it."""
 
     state: Annotated[str, Meta(description="ready, delayed, leased, dead or leaving.")]
-    reason: Annotated[str, Meta(description="Why it died: max_deliveries or expired.")]
+    reason: Annotated[str, Meta(description=f"Why it died: {REASONS_TEXT}.")]
     deliveries: Annotated[int, Meta(description="How often it was tried.")]
     first_delivered_at_ms: Annotated[int, Meta(description="0: it was never delivered.")]
     died_at_ms: int
@@ -403,6 +420,23 @@ def show_record(offset: int, message: Message) -> RecordOut:
         id=id_text(message.id) if message.id else "",
     )
     show_value(message, out)
+    return out
+
+
+def show_browsed(one: BrowsedMessage) -> BrowsedOut:
+    """A message that was looked at in its queue."""
+    out = BrowsedOut(
+        offset=one.offset,
+        timestamp_ms=one.timestamp_ms,
+        id=one.id,
+        partition=one.partition,
+        position=one.position,
+        state=one.state,
+        deliveries=one.deliveries,
+        append_time_ms=one.append_time_ms,
+        until_ms=one.until_ms,
+    )
+    show_value(one.message, out)
     return out
 
 

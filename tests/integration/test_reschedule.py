@@ -40,6 +40,19 @@ async def test_each_message_has_its_own_result(client: mom_client.Client, name: 
     assert delayed == [0, 1], "only the last one still waits"
 
 
+async def test_what_is_no_position_fails_by_itself(client: mom_client.Client, name: str) -> None:
+    await client.create_queue(name)
+    sent = await client.publish(name, "x", delay=HOUR)
+    codes = [
+        one.code if one is not None else None
+        for one in await client.cancel(name, ["nonsense", sent.position, "0:9", "8:1"])
+    ]
+    wrong = ErrorCode.INVALID_ARGUMENT
+    assert codes == [wrong, None, ErrorCode.NOT_FOUND, wrong]
+    with pytest.raises(mom_client.InvalidArgumentError, match="PARTITION:OFFSET"):
+        await client.cancel(name, "nonsense")
+
+
 async def test_a_moved_message_is_never_early(client: mom_client.Client, name: str) -> None:
     await client.create_queue(name)
     sent = await client.publish(name, "x", delay=HOUR)

@@ -165,10 +165,7 @@ async def commit(call: Call) -> Reply:
     check_name(wanted.member_id, "member_id")
     check_count(wanted.offsets, "offsets", limits.PARTITIONS_MAX)
     route = await _stream_subscription(call)
-    commits = [_offset_commit(one, route) for one in wanted.offsets]
-    results = await call.service.engine.commit_offsets(
-        route.name, call.names[1], wanted.member_id, commits
-    )
+    results = await _commit_each(call, route, wanted)
     shown = [
         ({"status": "ok"} if result is None else problem_of(result)) | {"partition": one.partition}
         for one, result in zip(wanted.offsets, results, strict=True)
@@ -178,6 +175,27 @@ async def commit(call: Call) -> Reply:
         return problem_reply(error, results=shown)
     status = 207 if any(isinstance(result, MomError) for result in results) else 200
     return Reply(status, json_bytes(CommitReply(shown)))
+
+
+async def _commit_each(call: Call, route: TopicRoute, wanted: CommitIn) -> list[MomError | None]:
+    """A result for each offset, None is success. One that can't be right fails by itself."""
+    results: list[MomError | None] = [None] * len(wanted.offsets)
+    commits: list[broker_pb2.OffsetCommit] = []
+    places: list[int] = []
+    for place, one in enumerate(wanted.offsets):
+        try:
+            commits.append(_offset_commit(one, route))
+        except InvalidArgumentError as error:
+            results[place] = error
+        else:
+            places.append(place)
+    if commits:
+        found = await call.service.engine.commit_offsets(
+            route.name, call.names[1], wanted.member_id, commits
+        )
+        for place, result in zip(places, found, strict=True):
+            results[place] = result
+    return results
 
 
 def _offset_commit(one: OffsetIn, route: TopicRoute) -> broker_pb2.OffsetCommit:

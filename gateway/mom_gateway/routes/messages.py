@@ -69,6 +69,9 @@ class NackIn(ReceiptsIn, forbid_unknown_fields=True, kw_only=True):
     """Messages to give back."""
 
     delay_ms: Annotated[int, Meta(description="Wait so long before they are delivered again.")] = 0
+    count: Annotated[
+        bool, Meta(description="false: this delivery does not count towards max_deliveries.")
+    ] = True
 
 
 class ExtendIn(ReceiptsIn, forbid_unknown_fields=True, kw_only=True):
@@ -239,7 +242,7 @@ async def nack_messages(call: Call) -> Reply:
     """``POST …/messages:nack``."""
     wanted = await call.json(_nack_decoder)
     delay_ms = check_range(wanted.delay_ms, "delay_ms", 0, limits.SETTLE_DELAY_MS_MAX)
-    return await _settle(call, wanted.receipts, _NACK, delay_ms)
+    return await _settle(call, wanted.receipts, _NACK if wanted.count else _RELEASE, delay_ms)
 
 
 async def extend_messages(call: Call) -> Reply:
@@ -398,7 +401,8 @@ _SETTLING: Final[tuple[_Settling, ...]] = (
     ("ack", ack_messages, "Acknowledge messages", "They are done, and never come again.",
      ReceiptsIn, {}),
     ("nack", nack_messages, "Give messages back",
-     "They are delivered again, after delay_ms; the delivery counts.", NackIn, {"delay_ms": 5000}),
+     "They are delivered again, after delay_ms. The delivery counts, unless count is false.",
+     NackIn, {"delay_ms": 5000, "count": False}),
     ("extend", extend_messages, "Extend leases", "The leases last lease_ms from now.", ExtendIn,
      {"lease_ms": 60000}),
 )  # fmt: skip

@@ -315,7 +315,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             case SettleAction.EXTEND:
                 one.deadline_ms = self.now_ms + (delay_ms or 0)
             case SettleAction.RELEASE:
-                one.state, one.available_at_ms = "waiting", 0
+                one.state = "waiting"
+                one.available_at_ms = self.now_ms + delay_ms if delay_ms else 0
                 one.deliveries -= 1
             case SettleAction.NACK:
                 self.model.fail(one, self.now_ms, delay_ms)

@@ -321,6 +321,16 @@ async def test_receive_and_settle(rest: Rest) -> None:
     assert reply["results"][1]["code"] == "lease_lost"
 
 
+async def test_a_delivery_that_does_not_count(rest: Rest) -> None:
+    await rest.ok("POST", MESSAGES, json={"value": "a"})
+    (one,) = (await rest.ok("POST", f"{MESSAGES}:receive"))["messages"]
+    body = {"receipts": [one["receipt"]], "count": False, "delay_ms": 5}
+    await rest.ok("POST", f"{MESSAGES}:nack", json=body)
+    assert rest.engine.settled == [(broker_pb2.SETTLE_ACTION_RELEASE, 0)]
+    problem = await rest.problem("POST", f"{MESSAGES}:nack", 400, json=body | {"count": 0})
+    assert problem["field"] == "count"
+
+
 async def test_foreign_and_forged_receipts(rest: Rest) -> None:
     rest.engine.add("other", TopicKind.QUEUE)
     await rest.ok("POST", MESSAGES, json={"value": 1})
