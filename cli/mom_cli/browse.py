@@ -9,6 +9,7 @@ import click
 from mom_cli.command import shared_of
 from mom_cli.connection import with_engine
 from mom_cli.output import print_json, print_table, shown_text, shown_time
+from mom_cli.settings import Within
 from mom_core.errors import InvalidArgumentError
 from mom_core.positions import Position, parse_position
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 def browse_options() -> list[click.Parameter]:
     """What is looked at, and how much of it."""
     return [
-        click.Option(["--partition"], type=click.IntRange(min=0), help="Only this one."),
-        click.Option(["--limit"], type=click.IntRange(1, 10_000), default=100, show_default=True),
+        click.Option(["--partition"], type=Within(min=0), help="Only this one."),
+        click.Option(["--limit"], type=Within(1, 10_000), default=100, show_default=True),
         click.Option(
             ["--from", "start"],
             type=_position,

@@ -27,7 +27,7 @@ from mom_cli.lines import (
 )
 from mom_cli.output import print_json_line
 from mom_cli.progress import Progress
-from mom_cli.settings import duration
+from mom_cli.settings import Within, duration
 from mom_client.results import Published
 from mom_core.errors import ErrorCode, MomError
 from mom_core.message import Message
@@ -124,9 +124,9 @@ class Tally:
     is_flag=True,
     help="Lines are JSON objects with value or value_base64, and key, headers, content_type, ...",
 )
-@click.option("--partition", type=click.IntRange(min=0), help="Send to this partition.")
+@click.option("--partition", type=Within(min=0), help="Send to this partition.")
 @click.option(
-    "--priority", type=click.IntRange(0, 9), default=0, help="For a queue: higher ones come first."
+    "--priority", type=Within(0, 9), default=0, help="For a queue: higher ones come first."
 )
 @click.option(
     "--delay", "delay_ms", type=duration, default=0, help="For a queue: delivered so much later."

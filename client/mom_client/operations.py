@@ -234,8 +234,18 @@ async def set_paused(engine: Engine, queue: str, subscription: str | None, pause
     patch = msgspec.json.encode({"paused": paused})
     if subscription is None or subscription == queue:
         await engine.alter_topic(queue, TopicKind.QUEUE, patch)
-    else:
-        await engine.alter_subscription(queue, subscription, patch)
+        return
+    route = await engine.topic(queue)
+    known = route.subscriptions.get(subscription)
+    # A table that lacks it may be old: the master knows better.
+    if known is not None and known.mode is SubscriptionMode.STREAM:
+        raise InvalidArgumentError(
+            f"subscription {subscription!r} of {queue!r} is of stream mode, and only queues and "
+            "subscriptions of queue mode can be paused and resumed. Stop its members: they go on "
+            "from their committed offsets",
+            field="subscription",
+        )
+    await engine.alter_subscription(queue, subscription, patch)
 
 
 async def check_queue(engine: Engine, topic: str, name: str) -> None:

@@ -26,8 +26,13 @@ from mom_core.dead_letters import REASONS_TEXT
 from mom_core.errors import InvalidArgumentError, MomError
 from mom_core.ids import id_text, parse_id
 from mom_core.message import JSON, TEXT, Message
+from mom_core.quantities import parse_duration_ms
 from mom_core.suggestions import known_instead
 from mom_gateway.shapes import fields_at
+
+Duration = int | str
+"""A length of time in a body."""
+DURATION_FORMS: Final = "milliseconds, or text such as 30s or 1h30m"
 
 
 class MessageIn(Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
@@ -64,14 +69,15 @@ class MessageIn(Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
         int, Meta(description="Of a queue's messages, 0 to 9; higher ones come first.")
     ] = 0
     delay_ms: Annotated[
-        int, Meta(description="A queue delivers it so much later, milliseconds.")
+        Duration, Meta(description=f"A queue delivers it so much later: {DURATION_FORMS}.")
     ] = 0
     deliver_at_ms: Annotated[
         int,
         Meta(description="A queue does not deliver it before, milliseconds since the Unix epoch."),
     ] = 0
     ttl_ms: Annotated[
-        int, Meta(description="A queue does not deliver it any more after so long, milliseconds.")
+        Duration,
+        Meta(description=f"A queue does not deliver it any more after so long: {DURATION_FORMS}."),
     ] = 0
     expires_at_ms: Annotated[
         int,
@@ -250,8 +256,9 @@ def message_of(item: MessageIn, now_ms: int) -> Message:
     )
 
 
-def moment_of(at_ms: int, after_ms: int, fields: tuple[str, str], now_ms: int) -> int:
+def moment_of(at_ms: int, after: Duration, fields: tuple[str, str], now_ms: int) -> int:
     """A time that is given as such, or as a wait from now; 0: neither."""
+    after_ms = parse_duration_ms(after, fields[1]) if after else 0
     if not after_ms:
         return at_ms
     if at_ms:
@@ -360,7 +367,8 @@ def invalid_json(error: msgspec.ValidationError, kind: Any) -> InvalidArgumentEr
     named = unknown or _MISSING_FIELD.search(reason)
     if named:
         path = f"{path}.{named[1]}" if path else named[1]
-    field = path or "body"
+    # Of a member whose name msgspec does not tell.
+    field = path.removesuffix("[...]") or "body"
     if unknown and known:
         name = unknown[1]
         return InvalidArgumentError(

@@ -238,9 +238,12 @@ def test_topics_by_the_command_line(dev: DevProcess) -> None:
     assert "orders" in dev.mom("topic", "list").stdout.decode()
     assert len(dev.json("topic", "describe", "orders")["partition_list"]) == 2
     assert dev.json("queue", "describe", "orders", code=3)["error"]["code"] == "not_found"
-    assert dev.json("topic", "delete", "orders")["deleted"] is True
-    assert dev.json("topic", "delete", "orders", code=3)["error"]["code"] == "not_found"
-    assert dev.json("topic", "delete", "orders", "--if-exists")["deleted"] is False
+    for words in (("topic", "delete", "orders"), ("subscription", "delete", "orders", "s")):
+        assert b"give --yes" in dev.mom(*words, stdin=b"y\n", code=2).stderr
+    assert dev.json("topic", "delete", "orders", "--yes")["deleted"] is True
+    missing = dev.json("topic", "delete", "orders", "--yes", code=3)
+    assert missing["error"]["code"] == "not_found"
+    assert dev.json("topic", "delete", "orders", "--if-exists", "--yes")["deleted"] is False
 
 
 def test_a_queue_is_administrated(dev: DevProcess) -> None:
@@ -265,15 +268,37 @@ def test_a_queue_is_administrated(dev: DevProcess) -> None:
     offset = str(dead[1]["offset"])
     done = dev.json("dead", "redrive", "frail.dlq", "--offset", offset, "--wait")
     assert (done["state"], done["done"], done["total"]) == ("done", 1, 1)
+    assert done.pop("not_found") == []
     assert dev.json("operation", "show", done["operation_id"]) == done
     assert [one["operation_id"] for one in dev.json("operation", "list")] == [done["operation_id"]]
     assert dev.json("operation", "cancel", done["operation_id"])["state"] == "done"
     assert dev.json("operation", "show", "0" * 32, code=3)["error"]["code"] == "not_found"
     dev.mom("dead", "redrive", "frail.dlq", "--rate", "fast", code=2)
-    # Nobody says yes.
-    dev.mom("queue", "purge", "frail.dlq", stdin=b"n\n", code=130)
+    again = dev.mom("operation", "cancel", done["operation_id"]).stderr.decode()
+    assert "had ended before (done)" in again
+    shown = dev.mom("operation", "show", done["operation_id"], "--wait").stderr.decode()
+    assert "goes on" not in shown
+    none = dev.json("dead", "redrive", "frail.dlq", "--offset", "98", "--offset", "99", code=3)
+    assert "offset 98, offset 99" in none["error"]["message"]
+    assert len(dev.json("operation", "list")) == 1, "it did not begin"
+    # Nobody can say yes.
+    assert b"give --yes" in dev.mom("queue", "purge", "frail.dlq", code=2).stderr
     assert dev.json("queue", "purge", "frail.dlq", "--yes")["purged"] == 2
     assert dev.mom("receive", "frail").stdout == b"b\n"
+
+
+def test_dead_letters_that_are_named_and_not_there_are_told(dev: DevProcess) -> None:
+    dev.mom("queue", "create", "graves")
+    dev.mom("queue", "create", "graves.again")
+    headers = ("--header", "mom-dead-reason=payload")
+    ids = [one["id"] for one in dev.produced("graves", "a", "b", *headers).results]
+    assert b"payload" in dev.mom("dead", "list", "graves", "--reason", "payload").stdout
+    picks = ("--offset", "0", "--offset", "9", "--id", ids[0])
+    to = ("--to", "graves.again", "--wait")
+    done = dev.json("dead", "redrive", "graves", *picks, *to, code=1)
+    assert (done["done"], done["not_found"]) == (1, ["offset 9"])
+    said = dev.mom("dead", "redrive", "graves", "--offset", "1", "--offset", "0", *to, code=1)
+    assert "no such dead letter: offset 0;" in said.stderr.decode()
 
 
 def test_a_subscription_is_administrated(dev: DevProcess) -> None:
@@ -284,6 +309,9 @@ def test_a_subscription_is_administrated(dev: DevProcess) -> None:
     dev.mom("produce", "steps", "a", "b", "c")
     altered = dev.json("subscription", "alter", "steps", "mail", "--lease", "1m")
     assert altered["lease_ms"] == 60_000
+    refused = dev.mom("subscription", "pause", "steps", "reader", code=1).stderr.decode()
+    assert "stream mode" in refused
+    assert "'paused'" not in refused
     dev.mom("subscription", "pause", "steps", "mail")
     assert dev.mom("receive", "steps", "--subscription", "mail", "--wait", "0s").stdout == b""
     assert dev.json("subscription", "purge", "steps", "mail", "--yes")["purged"] == 3

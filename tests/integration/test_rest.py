@@ -28,6 +28,7 @@ from mom_gateway.routes.messages import EXAMPLE_RECEIPT
 
 TIMEOUT_SECONDS = 60
 TEXT = {"content-type": "text/plain"}
+JSON_BODY = {"content-type": "application/json"}
 NDJSON = {"content-type": "application/x-ndjson"}
 
 
@@ -309,6 +310,14 @@ async def test_what_is_created_is_what_was_asked_for(rest: httpx.AsyncClient) ->
     problem = await ok(rest, "PUT", path, 409, json={"retention_ms": None, "partitions": 2})
     assert problem["differences"] == {"retention_ms": {"existing": 0, "wanted": 604_800_000}}
     assert problem["field"] == "retention_ms"
+
+
+async def test_a_number_beyond_all_bounds_names_the_body(rest: httpx.AsyncClient) -> None:
+    for method, path in (("PUT", "/v1/topics/beyond"), ("PUT", "/v1/queues/beyond")):
+        response = await rest.request(
+            method, path, content=b'{"partitions": 1e999}', headers=JSON_BODY
+        )
+        assert (response.status_code, response.json()["field"]) == (400, "body"), response.text
 
 
 async def test_what_is_no_base64_is_named(rest: httpx.AsyncClient) -> None:
