@@ -223,6 +223,13 @@ def test_what_does_not_exist_is_created_and_that_is_said(dev: DevProcess) -> Non
     assert refused["error"]["code"] == "not_found"
 
 
+def test_a_gateway_in_the_place_of_a_node_is_told(dev: DevProcess) -> None:
+    gateway = dev.facts["rest_url"].removeprefix("http://")
+    said = dev.mom("topic", "list", "--url", gateway, code=4).stderr.decode()
+    assert f"give its URL, http://{gateway}" in said
+    assert "HTTP/2" not in said
+
+
 def test_topics_by_the_command_line(dev: DevProcess) -> None:
     made = dev.json("topic", "create", "orders", "--partitions", "2", "--retention", "24h")
     assert made["created"] is True

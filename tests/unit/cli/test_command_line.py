@@ -6,8 +6,6 @@ import json
 import os
 import pty
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import import_module
 
 import click
@@ -116,17 +114,6 @@ def test_a_question_is_asked_at_a_terminal(
         )
         answers.write(b"y\n")
         assert run(["topic", "delete", "logs", "--nodes", NOBODY]) == ExitCode.UNAVAILABLE
-
-
-def test_a_gateway_in_the_place_of_a_node_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"127.0.0.1:{server.server_port}"
-        assert run(["topic", "list", "--nodes", address]) == ExitCode.UNAVAILABLE
-        server.shutdown()
-    said = capsys.readouterr().err
-    assert f"give its URL, http://{address}" in said
-    assert "HTTP/2" not in said
 
 
 def test_the_help_of_a_rate_says_what_0_is(capsys: pytest.CaptureFixture[str]) -> None:
