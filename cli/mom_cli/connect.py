@@ -11,7 +11,7 @@ import click
 from mom_cli.command import LocalCommand, examples, shared_of
 from mom_cli.kubectl import Kubectl, Tunnel, kubectl_options
 from mom_cli.output import print_json
-from mom_cli.settings import duration
+from mom_cli.settings import Within, duration
 
 GATEWAY_PORT: Final = 8080
 LIFETIME_MS_DEFAULT: Final = 8 * 3600 * 1000
@@ -30,9 +30,7 @@ LIFETIME_MS_DEFAULT: Final = 8 * 3600 * 1000
 )
 @click.argument("name", metavar="[CLUSTER]", required=False)
 @kubectl_options
-@click.option(
-    "--port", type=click.IntRange(0, 65_535), default=0, help="Local port. [default: a free one]"
-)
+@click.option("--port", type=Within(0, 65_535), default=0, help="Local port. [default: a free one]")
 @click.option(
     "--scope",
     "scopes",

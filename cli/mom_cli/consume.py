@@ -14,7 +14,7 @@ from mom_cli.connection import with_engine
 from mom_cli.creation import subscription_or_create
 from mom_cli.reading import GroupReader, PartitionReader, Sink, read_all
 from mom_cli.records import FORMAT_HELP, FORMATS
-from mom_cli.settings import POSITION_HELP, position
+from mom_cli.settings import POSITION_HELP, Within, position
 from mom_core.topics import parse_start
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--from", "start", type=position, help=f"{POSITION_HELP}. [default: earliest]")
 @click.option("--partition", "partitions", type=int, multiple=True, help="Only this one; repeat.")
 @click.option("--subscription", metavar="NAME", help="Read as a member of this subscription.")
-@click.option("--max", "limit", type=click.IntRange(min=1), help="End after so many messages.")
+@click.option("--max", "limit", type=Within(min=1), help="End after so many messages.")
 @click.option("--until-end", is_flag=True, help="End when all that is there now was read.")
 @click.option("--format", "form", type=click.Choice(FORMATS), help=FORMAT_HELP)
 @click.pass_context

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
@@ -12,10 +12,11 @@ from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.connection import with_engine
 from mom_cli.failures import PartFailed
 from mom_cli.operations import print_operation, shown_progress
-from mom_cli.output import print_json, print_table, shown_time
+from mom_cli.output import print_json, print_table, shown_text, shown_time
+from mom_cli.settings import Within
 from mom_core.dead_letters import REASONS, DeadLetterFilter
-from mom_core.errors import InvalidArgumentError
-from mom_core.ids import parse_id
+from mom_core.errors import InvalidArgumentError, NotFoundError
+from mom_core.ids import id_text, parse_id
 from mom_core.operations import parse_rate
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 _QUEUE = click.argument("queue", metavar="QUEUE")
-_VALUE_SHOWN_MAX: Final = 48
 
 
 @click.group(
@@ -83,7 +83,7 @@ def _filter(
 )
 @_QUEUE
 @_choosing
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option("--limit", type=Within(1, 10_000), default=100, show_default=True)
 @click.option("--from-offset", type=int, default=0, help="Begin there: the end of a list before.")
 @click.pass_context
 def list_dead_letters(
@@ -115,7 +115,6 @@ def _row(one: DeadLetter) -> list[object]:
     origin = facts.topic
     if facts.subscription != facts.topic:
         origin = f"{facts.topic}/{facts.subscription}"
-    value = one.message.value.decode(errors="replace").replace("\n", " ")
     return [
         one.offset,
         one.state,
@@ -124,7 +123,7 @@ def _row(one: DeadLetter) -> list[object]:
         facts.redrives,
         shown_time(facts.died_at_ms),
         f"{origin}@{facts.partition}:{facts.offset}",
-        value if len(value) <= _VALUE_SHOWN_MAX else f"{value[: _VALUE_SHOWN_MAX - 3]}...",
+        shown_text(one.message.value),
     ]
 
 
@@ -150,7 +149,13 @@ def _rate(value: str) -> float:
 @_QUEUE
 @_choosing
 @click.option("--to", default="", metavar="NAME", help="Send all of them to this topic or queue.")
-@click.option("--rate", type=_rate, default="0", help="At most so many, such as 100/s or 30/m.")
+@click.option(
+    "--rate",
+    type=_rate,
+    default="0",
+    metavar="RATE",
+    help="At most so many, such as 100/s, 30/m or 5/h; 0, the default: as fast as it goes.",
+)
 @click.option("--wait", is_flag=True, help="Show how far it is until it has ended.")
 @click.pass_context
 def redrive(
@@ -159,7 +164,10 @@ def redrive(
     """Send dead letters back."""
     wanted = _filter(**chosen)
 
+    missing: list[str] = []
+
     async def work(engine: Engine) -> Operation:
+        missing.extend(await _missing(engine, queue, wanted))
         begun = await engine.redrive(queue, wanted, to=to, rate=rate)
         if not wait:
             return begun
@@ -170,8 +178,35 @@ def redrive(
 
     operation = with_engine(context, work)
     if shared_of(context).as_json:
-        print_json(msgspec.to_builtins(operation))
+        print_json(msgspec.to_builtins(operation) | {"not_found": missing})
     else:
         print_operation(operation)
-    if wait and (operation.state != "done" or operation.left):
+    for one in missing:
+        click.echo(f"mom: {_not_held(queue, one)}", err=True)
+    if missing or (wait and (operation.state != "done" or operation.left)):
         raise PartFailed
+
+
+async def _missing(engine: Engine, queue: str, wanted: DeadLetterFilter) -> list[str]:
+    """The offsets and ids that were named and are of no dead letter which is meant.
+
+    Raises NotFoundError when that is true of all of them.
+    """
+    if not wanted.offsets and not wanted.ids:
+        return []
+    picks = len(wanted.offsets) + len(wanted.ids)
+    page = await engine.dead_letters(queue, wanted, limit=picks)
+    offsets = {one.offset for one in page.dead_letters}
+    ids = {(one.message.id or b"").hex() for one in page.dead_letters}
+    missing = [f"offset {one}" for one in wanted.offsets if one not in offsets]
+    missing += [f"id {id_text(bytes.fromhex(one))}" for one in wanted.ids if one not in ids]
+    if not page.dead_letters:
+        raise NotFoundError(_not_held(queue, ", ".join(missing)), field="offsets")
+    return missing
+
+
+def _not_held(queue: str, what: str) -> str:
+    return (
+        f"{queue!r} holds no such dead letter: {what}; `mom dead list {queue}` shows those that "
+        "are there"
+    )

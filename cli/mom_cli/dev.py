@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from mom_cli.command import LocalCommand, examples, shared_of
+from mom_cli.settings import Within
 
 _SERVER_EXTRA = "pip install 'mom-mq[server]'"
 # Where commands and clients look for nodes unless told otherwise.
@@ -44,26 +45,26 @@ NODE_PORT = 7071
 )
 @click.option(
     "--port",
-    type=click.IntRange(0, 65_535),
+    type=Within(0, 65_535),
     default=8080,
     show_default=True,
     help="The gateway's port, for REST. 0 chooses a free one, here and below.",
 )
 @click.option(
     "--master-port",
-    type=click.IntRange(0, 65_535),
+    type=Within(0, 65_535),
     help=f"The master's port.  [default: {MASTER_PORT}, or a free one where that is taken]",
 )
 @click.option(
     "--node-port",
-    type=click.IntRange(0, 65_535),
+    type=Within(0, 65_535),
     help="The first node's port; the others follow.  "
     f"[default: {NODE_PORT}, or free ones where one is taken]",
 )
 @click.option(
     "--nodes",
     "nodes_count",
-    type=click.IntRange(1, 16),
+    type=Within(1, 16),
     default=3,
     show_default=True,
     help="How many nodes.",

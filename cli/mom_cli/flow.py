@@ -1,4 +1,4 @@
-"""What both ``mom queue`` and ``mom subscription`` have: pausing, resuming and purging."""
+"""What both ``mom queue`` and ``mom subscription`` have: browsing, pausing, purging."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mom_cli.browse import browse, browse_options
 from mom_cli.command import LazyGroup, examples, shared_of
+from mom_cli.confirmation import check_can_ask, confirm, yes_option
 from mom_cli.connection import with_engine
 from mom_cli.output import print_json
 
@@ -20,6 +22,13 @@ def add_flow_commands(group: LazyGroup, arguments: Sequence[str], sample: str) -
     subscription. ``sample`` stands for them in the examples."""
     for verb, run, options, said in (
         (
+            "browse",
+            browse,
+            browse_options(),
+            "Look at the messages that are not acknowledged. Nothing is leased, and nobody is "
+            "disturbed.",
+        ),
+        (
             "pause",
             _pause,
             (),
@@ -29,13 +38,14 @@ def add_flow_commands(group: LazyGroup, arguments: Sequence[str], sample: str) -
         ("purge", _purge, _purge_options(), "Take away all messages that wait. There is no undo."),
     ):
         words = f"mom {group.name} {verb} {sample}"
+        shown = [words, f"{words} --yes"] if run is _purge else [words]
         parameters = [click.Argument([name], metavar=name.upper()) for name in arguments]
         group.add_command(
             group.command_class(
                 verb,
                 params=[*parameters, *options],
                 callback=click.pass_context(_bound(run, arguments)),
-                help=f"{said}\n\n{examples(words)}",
+                help=f"{said}\n\n{examples(*shown)}",
             )
         )
 
@@ -47,7 +57,7 @@ def _purge_options() -> list[click.Parameter]:
             is_flag=True,
             help="Also what workers have: they are told when they acknowledge.",
         ),
-        click.Option(["--yes"], is_flag=True, help="Do not ask."),
+        yes_option(),
     ]
 
 
@@ -85,18 +95,16 @@ def _set_paused(context: click.Context, topic: str, subscription: str, paused: b
 
 
 def _purge(context: click.Context, topic: str, subscription: str, leased: bool, yes: bool) -> None:
+    said = _shown(topic, subscription)
+    check_can_ask(f"take away the messages of {said}", yes)
     if not yes:
         waiting = with_engine(context, lambda engine: _count(engine, topic, subscription, leased))
-        click.confirm(
-            f"take away {waiting:,} messages of {_shown(topic, subscription)} for ever?",
-            abort=True,
-            err=True,
-        )
+        confirm(f"take away {waiting:,} messages of {said}", yes)
     purged = with_engine(context, lambda engine: engine.purge(topic, subscription, leased=leased))
     if shared_of(context).as_json:
         print_json({"topic": topic, "subscription": subscription, "purged": purged})
     else:
-        click.echo(f"{_shown(topic, subscription)}: {purged:,} messages purged")
+        click.echo(f"{said}: {purged:,} messages purged")
 
 
 async def _count(engine: Engine, topic: str, subscription: str, leased: bool) -> int:

@@ -91,7 +91,14 @@ def show(context: click.Context, operation_id: str, wait: bool) -> None:
 @click.pass_context
 def cancel(context: click.Context, operation_id: str) -> None:
     """End an operation early."""
-    _print(context, with_engine(context, lambda engine: engine.cancel_operation(operation_id)))
+    found = with_engine(context, lambda engine: engine.cancel_operation(operation_id))
+    _print(context, found)
+    if not found.goes_on:
+        click.echo(
+            f"operation {operation_id} had ended before ({found.state}): nothing was left to "
+            "cancel",
+            err=True,
+        )
 
 
 def _print(context: click.Context, found: Operation) -> None:
@@ -125,10 +132,13 @@ def print_operation(found: Operation) -> None:
 def shown_progress(operation_id: str) -> Iterator[Callable[[Operation], None]]:
     """A line on the terminal that says how far an operation is; clears it at the end."""
     on = sys.stderr.isatty()
-    if not on:
-        click.echo(f"operation {operation_id} goes on", err=True)
+    said = False
 
     def told(found: Operation) -> None:
+        nonlocal said
+        if not on and not said and found.goes_on:
+            click.echo(f"operation {operation_id} goes on; waiting for its end", err=True)
+            said = True
         if on:
             waits = f": {found.error}" if found.error else ""
             line = f"{found.state}: {found.done:,} of {found.total:,}{waits}"

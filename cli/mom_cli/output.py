@@ -11,10 +11,17 @@ import msgspec
 
 from mom_core.quantities import format_bytes, format_duration, format_rate
 
+_VALUE_SHOWN_MAX: Final = 48
+
 
 def print_json(document: Any) -> None:
     """One document, indented."""
     click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+
+
+def print_json_line(document: Any, *, err: bool = False) -> None:
+    """One document on a line of its own, on standard output or standard error."""
+    click.echo(msgspec.json.encode(document), err=err)
 
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
@@ -43,6 +50,12 @@ def print_facts(facts: Iterable[tuple[str, object]]) -> None:
     width = max((len(name) for name, _ in listed), default=0)
     for name, value in listed:
         click.echo(f"{name.ljust(width)}  {value}".rstrip())
+
+
+def shown_text(value: bytes) -> str:
+    """The beginning of a value, on one line."""
+    text = value.decode(errors="replace").replace("\n", " ")
+    return text if len(text) <= _VALUE_SHOWN_MAX else f"{text[: _VALUE_SHOWN_MAX - 3]}..."
 
 
 def shown_time(time_ms: int) -> str:

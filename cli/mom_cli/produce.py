@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,9 +25,9 @@ from mom_cli.lines import (
     message_of_line,
     read_chunks,
 )
-from mom_cli.output import print_json
+from mom_cli.output import print_json_line
 from mom_cli.progress import Progress
-from mom_cli.settings import duration
+from mom_cli.settings import Within, duration
 from mom_client.results import Published
 from mom_core.errors import ErrorCode, MomError
 from mom_core.message import Message
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 # Failed lines that are named one by one; the others are counted.
 FAILURES_SHOWN_MAX: Final = 10
-FAILURES_KEPT_MAX: Final = 1_000
 # What is wrong with a message itself: the next one may be fine. Any other failure ends the command,
 # or each of a million lines would wait for its own timeout.
 _OF_THE_MESSAGE: Final = (ErrorCode.TOO_LARGE, ErrorCode.INVALID_ARGUMENT)
@@ -47,7 +46,9 @@ _OF_THE_MESSAGE: Final = (ErrorCode.TOO_LARGE, ErrorCode.INVALID_ARGUMENT)
 class Tally:
     """What became of the lines so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[Line, Published | MomError], None] | None) -> None:
+        """``told`` hears of each line, in their order."""
+        self._told = told
         self.published = 0
         """What landed, now or before."""
         self.duplicates = 0
@@ -58,13 +59,16 @@ class Tally:
         self.durability = ""
         self.last: Published | None = None
         self.failures: list[tuple[Line, MomError]] = []
+        """The first ones."""
         self.fatal: MomError | None = None
 
     def add(self, lines: Sequence[Line], results: Sequence[Published | MomError]) -> None:
         """Count the results of the lines."""
         for line, result in zip(lines, results, strict=True):
+            if self._told is not None:
+                self._told(line, result)
             if isinstance(result, MomError):
-                self.fail(line, result)
+                self._fail(line, result)
             else:
                 self.published += 1
                 self.duplicates += not result.stored
@@ -73,10 +77,9 @@ class Tally:
         if self.last is not None:
             self.durability = self.last.durability
 
-    def fail(self, line: Line, error: MomError) -> None:
-        """Count a line that was not sent."""
+    def _fail(self, line: Line, error: MomError) -> None:
         self.failed += 1
-        if len(self.failures) < FAILURES_KEPT_MAX:
+        if len(self.failures) < FAILURES_SHOWN_MAX:
             self.failures.append((line, error))
         if error.code not in _OF_THE_MESSAGE and self.fatal is None:
             self.fatal = error
@@ -86,11 +89,16 @@ class Tally:
     cls=MomCommand,
     help="Send messages to a topic or queue: each VALUE, or each line of the files, or of standard "
     "input.\n\nIn `mom dev` an unknown name becomes a topic, or with --queue a queue.\n\n"
+    "With -o json, standard output has one line of JSON for each message, in their order: its "
+    "position (by which `mom cancel` and `mom reschedule` name one that waits), partition, offset, "
+    "duplicate and durability; or for one that was not sent source, line and error. The counts go "
+    "to standard error.\n\n"
     + examples(
         "mom produce greetings hello world",
         "mom produce logs --file /var/log/dpkg.log",
         "tail -f app.log | mom produce logs",
         "mom produce orders --key-separator : --file orders.txt      key:value",
+        "mom produce jobs hello --delay 1h -o json | jq -r .position | mom cancel jobs",
         """echo '{"key": "a", "value": {"n": 1}}' | mom produce orders --json""",
     ),
 )
@@ -116,9 +124,9 @@ class Tally:
     is_flag=True,
     help="Lines are JSON objects with value or value_base64, and key, headers, content_type, ...",
 )
-@click.option("--partition", type=click.IntRange(min=0), help="Send to this partition.")
+@click.option("--partition", type=Within(min=0), help="Send to this partition.")
 @click.option(
-    "--priority", type=click.IntRange(0, 9), default=0, help="For a queue: higher ones come first."
+    "--priority", type=Within(0, 9), default=0, help="For a queue: higher ones come first."
 )
 @click.option(
     "--delay", "delay_ms", type=duration, default=0, help="For a queue: delivered so much later."
@@ -153,7 +161,7 @@ def produce(
     form = _line_format(context, **line_settings)
     as_json = shared_of(context).as_json
     progress = Progress(_size_of(files), wanted=not as_json and not values)
-    tally = Tally()
+    tally = Tally(_print_result if as_json else None)
     started = time.monotonic()
 
     async def work(engine: Engine) -> None:
@@ -168,6 +176,8 @@ def produce(
 
     try:
         with_engine(context, work)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise as_mom_error(error) from None
     finally:
@@ -237,26 +247,46 @@ async def _send(
     form: LineFormat,
     tally: Tally,
 ) -> None:
-    messages: list[Message] = []
-    sent: list[Line] = []
+    read: list[tuple[Line, Message | MomError]] = []
     for line in lines:
         try:
             message = message_of_line(line, form)
         except MomError as error:
-            tally.fail(line, error)
+            read.append((line, error))
             continue
         if message is not None:
-            messages.append(message)
-            sent.append(line)
-    if messages:
-        tally.add(sent, await engine.publish_many(topic, messages, partition))
+            read.append((line, message))
+    messages = [one for _, one in read if isinstance(one, Message)]
+    sent = iter(await engine.publish_many(topic, messages, partition) if messages else [])
+    results = [one if isinstance(one, MomError) else next(sent) for _, one in read]
+    tally.add([line for line, _ in read], results)
+
+
+def _print_result(line: Line, result: Published | MomError) -> None:
+    """One line of JSON: where a message landed, or which line was not sent and why."""
+    if isinstance(result, MomError):
+        print_json_line(
+            {"source": line.source, "line": line.number, "error": error_document(result)}
+        )
+        return
+    print_json_line(
+        {
+            "position": result.position,
+            "partition": result.partition,
+            "offset": result.offset,
+            "id": result.id_text,
+            "duplicate": result.duplicate,
+            "durability": result.durability,
+        }
+    )
 
 
 def _report(topic: str, tally: Tally, seconds: float, as_json: bool) -> None:
     if as_json:
-        print_json(_document(topic, tally))
+        # Standard output has a line for each message, and nothing else.
+        print_json_line(_document(topic, tally), err=True)
         return
-    for line, error in tally.failures[:FAILURES_SHOWN_MAX]:
+    for line, error in tally.failures:
         click.echo(f"mom: {line.place} was not sent: {error.message}", err=True)
     if tally.failed > FAILURES_SHOWN_MAX:
         click.echo(f"mom: and {tally.failed - FAILURES_SHOWN_MAX:,} more were not sent", err=True)
@@ -292,8 +322,4 @@ def _document(topic: str, tally: Tally) -> dict[str, Any]:
         "durability": tally.durability or None,
         "partitions": {str(index): count for index, count in sorted(tally.partitions.items())},
         "stopped_early": tally.fatal is not None,
-        "failures": [
-            {"source": line.source, "line": line.number, "error": error_document(error)}
-            for line, error in tally.failures
-        ],
     }

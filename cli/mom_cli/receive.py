@@ -11,7 +11,7 @@ from mom_cli.connection import with_engine
 from mom_cli.creation import topic_or_create
 from mom_cli.failures import PartFailed
 from mom_cli.records import FORMAT_HELP, FORMATS, finish, received_line, write_lines
-from mom_cli.settings import duration
+from mom_cli.settings import Within, duration
 from mom_core import limits
 from mom_core.batch import decode
 from mom_core.errors import InvalidArgumentError
@@ -123,9 +123,7 @@ class Worker:
 )
 @click.argument("queue", metavar="QUEUE")
 @click.option("--subscription", help="A queue-mode subscription of the topic QUEUE.")
-@click.option(
-    "--max", "max_messages", type=click.IntRange(min=1), help="[default: 1; --follow: no end]"
-)
+@click.option("--max", "max_messages", type=Within(min=1), help="[default: 1; --follow: no end]")
 @click.option(
     "--wait",
     "wait_ms",

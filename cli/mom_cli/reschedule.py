@@ -12,8 +12,7 @@ from mom_cli.connection import with_engine
 from mom_cli.failures import PartFailed
 from mom_cli.output import print_json
 from mom_cli.settings import duration, moment
-from mom_core.errors import InvalidArgumentError, MomError
-from mom_core.positions import Position, parse_position
+from mom_core.errors import MomError
 
 if TYPE_CHECKING:
     from mom_client.engine import Engine
@@ -86,18 +85,14 @@ def _change(
     texts = list(positions) or [line.strip() for line in sys.stdin if line.strip()]
     if not texts:
         raise click.UsageError("no positions: give some, or pipe them in", context)
-    try:
-        wanted = [parse_position(text) for text in texts]
-    except InvalidArgumentError as error:
-        raise click.UsageError(error.message, context) from None
 
     async def work(engine: Engine) -> list[MomError | None]:
         from mom_client.rescheduling import change
 
-        return await change(engine, queue, subscription, wanted, deliver_at_ms)
+        return await change(engine, queue, subscription, texts, deliver_at_ms)
 
     results = with_engine(context, work)
-    _report(context, queue, wanted, results)
+    _report(context, queue, texts, results)
     if any(results):
         raise PartFailed
 
@@ -105,16 +100,16 @@ def _change(
 def _report(
     context: click.Context,
     queue: str,
-    positions: list[Position],
+    positions: list[str],
     results: list[MomError | None],
 ) -> None:
     failed = [one for one in results if one is not None]
     if shared_of(context).as_json:
         shown = [
-            {"position": str(position), "status": "ok"}
+            {"position": position, "status": "ok"}
             if error is None
             else {
-                "position": str(position),
+                "position": position,
                 "status": "failed",
                 "error": {"code": error.code.value, "message": error.message},
             }

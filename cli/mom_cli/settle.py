@@ -51,14 +51,24 @@ def ack(
 
 @click.command(
     cls=MomCommand,
-    help=f"Give messages back, for another try. The delivery counts. {_INPUT}\n\n"
-    + examples("mom nack jobs RECEIPT", "mom nack jobs RECEIPT --delay 30s"),
+    help="Give messages back, for another try. The delivery counts, unless --no-count is given. "
+    f"{_INPUT}\n\n"
+    + examples(
+        "mom nack jobs RECEIPT",
+        "mom nack jobs RECEIPT --delay 30s",
+        "mom nack jobs RECEIPT --no-count",
+    ),
 )
 @_QUEUE
 @_RECEIPTS
 @_SUBSCRIPTION
 @click.option(
     "--delay", "delay_ms", type=duration, default=0, help="Not before this long from now."
+)
+@click.option(
+    "--count/--no-count",
+    default=True,
+    help="Whether this delivery counts towards the queue's --max-deliveries.  [default: count]",
 )
 @click.pass_context
 def nack(
@@ -67,9 +77,11 @@ def nack(
     receipts: tuple[str, ...],
     subscription: str | None,
     delay_ms: int,
+    count: bool,
 ) -> None:
     """Give back."""
-    _settle(context, queue, subscription, receipts, broker_pb2.SETTLE_ACTION_NACK, delay_ms)
+    action = broker_pb2.SETTLE_ACTION_NACK if count else broker_pb2.SETTLE_ACTION_RELEASE
+    _settle(context, queue, subscription, receipts, action, delay_ms)
 
 
 @click.command(

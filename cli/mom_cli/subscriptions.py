@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from mom_cli.command import LazyGroup, examples, shared_of
+from mom_cli.confirmation import confirm
 from mom_cli.connection import with_deletion, with_engine
 from mom_cli.delivery import with_delivery_options
 from mom_cli.flow import add_flow_commands
@@ -237,15 +238,19 @@ def seek(
 
 @subscription.command(
     help="Delete a subscription and what it remembers. The topic's messages stay.\n\n"
-    + examples("mom subscription delete orders billing"),
+    + examples(
+        "mom subscription delete orders billing",
+        "mom subscription delete orders billing --yes    in a script",
+    ),
 )
 @_TOPIC
 @_NAME
 @click.option("--if-exists", is_flag=True, help="Not there is no error.")
+@click.option("--yes", is_flag=True, help="Do not ask; needed where nobody can answer.")
 @click.pass_context
-def delete(context: click.Context, topic: str, name: str, if_exists: bool) -> None:
+def delete(context: click.Context, topic: str, name: str, if_exists: bool, yes: bool) -> None:
     """Delete a subscription."""
-
+    confirm(f"delete subscription {name!r} of {topic!r}", yes)
     deleted = with_deletion(
         context, lambda engine: engine.delete_subscription(topic, name), if_exists
     )

@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from mom_cli.command import LazyGroup, examples, shared_of
+from mom_cli.confirmation import confirm, yes_option
 from mom_cli.connection import with_deletion, with_engine
 from mom_cli.delivery import delivery_options
 from mom_cli.flow import add_flow_commands
@@ -284,7 +285,8 @@ def _alter(kind: TopicKind, context: click.Context, name: str, **settings: Any) 
         click.echo(f"{kind} {name!r} altered: {said}")
 
 
-def _delete(kind: TopicKind, context: click.Context, name: str, if_exists: bool) -> None:
+def _delete(kind: TopicKind, context: click.Context, name: str, if_exists: bool, yes: bool) -> None:
+    confirm(f"delete {kind} {name!r} with all its messages", yes)
     deleted = with_deletion(context, lambda engine: engine.delete_topic(name, kind), if_exists)
     if shared_of(context).as_json:
         print_json({"name": name, "deleted": deleted})
@@ -312,10 +314,11 @@ def _help(kind: TopicKind, verb: str) -> str:
         "delete": (
             f"Delete a {kind} with all its messages. There is no undo.",
             f"mom {kind} delete {sample}",
+            f"mom {kind} delete {sample} --yes    in a script",
         ),
     }
-    said, example = texts[verb]
-    return f"{said}\n\n{examples(example)}"
+    said, *shown = texts[verb]
+    return f"{said}\n\n{examples(*shown)}"
 
 
 def _group(kind: TopicKind) -> LazyGroup:
@@ -338,7 +341,7 @@ def _group(kind: TopicKind) -> LazyGroup:
         ("list", _list, []),
         ("describe", _describe, [name]),
         ("alter", _alter, [name, *settings]),
-        ("delete", _delete, [name, missing]),
+        ("delete", _delete, [name, missing, yes_option()]),
     ):
         callback = _bound(run, kind)
         group.add_command(

@@ -12,6 +12,7 @@
 
 from mom_client import sync, tracing
 from mom_client.app import MomApp, PayloadError, Retry
+from mom_client.browsing import BrowsedMessage
 from mom_client.client import Client, connect
 from mom_client.consumption import Consumption, Subscription
 from mom_client.options import EngineOptions
@@ -55,6 +56,7 @@ __all__ = [
     "Operation",
     "Sought",
     "ReceivedMessage",
+    "BrowsedMessage",
     "Subscription",
     "Consumption",
     "EngineOptions",

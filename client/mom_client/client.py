@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
 import msgspec
 
 from mom_client import operations, tracing
+from mom_client.browsing import BrowsedMessage, browse
 from mom_client.consumption import Consumption, Subscription
 from mom_client.face import ADDRESS_DEFAULT, duration_ms, io_thread, member_id, split_addresses
 from mom_client.iothread import IoThread, LoopSink
@@ -32,6 +33,7 @@ from mom_client.rescheduling import Place, change, moment, outcome, several_of
 from mom_client.results import DeadLetter, Operation, Published, Sought
 from mom_core.errors import MomError
 from mom_core.message import Message
+from mom_core.positions import Position
 from mom_core.topics import SubscriptionConfig, TopicConfig, TopicKind, parse_start
 
 if TYPE_CHECKING:
@@ -322,18 +324,28 @@ class Client:
         return await self._settle(messages, ACK, 0)
 
     @overload
-    async def nack(self, messages: ReceivedMessage, *, delay: float = 0) -> None: ...
+    async def nack(
+        self, messages: ReceivedMessage, *, delay: float = 0, count: bool = True
+    ) -> None: ...
     @overload
     async def nack(
-        self, messages: Iterable[ReceivedMessage], *, delay: float = 0
+        self, messages: Iterable[ReceivedMessage], *, delay: float = 0, count: bool = True
     ) -> list[MomError | None]: ...
     async def nack(
-        self, messages: ReceivedMessage | Iterable[ReceivedMessage], *, delay: float = 0
+        self,
+        messages: ReceivedMessage | Iterable[ReceivedMessage],
+        *,
+        delay: float = 0,
+        count: bool = True,
     ) -> list[MomError | None] | None:
-        """Give back for another try, not before ``delay``. Results as of :meth:`ack`."""
-        from mom_client.worker import NACK
+        """Give back for another try, not before ``delay``. Results as of :meth:`ack`.
 
-        return await self._settle(messages, NACK, duration_ms(delay, "delay"))
+        Without ``count`` this delivery does not count towards ``max_deliveries``, and its wait is
+        just ``delay``: for what could not even be begun.
+        """
+        from mom_client.worker import NACK, RELEASE
+
+        return await self._settle(messages, NACK if count else RELEASE, duration_ms(delay, "delay"))
 
     @overload
     async def extend(self, messages: ReceivedMessage, lease: float) -> None: ...
@@ -514,6 +526,25 @@ class Client:
         With ``leased`` also those that workers have, who are told when they acknowledge.
         """
         return await self._run(lambda e: e.purge(queue, subscription or queue, leased=leased))
+
+    async def browse(
+        self,
+        queue: str,
+        *,
+        subscription: str | None = None,
+        partition: int | None = None,
+        limit: int = 100,
+        start: Position | str | None = None,
+    ) -> list[BrowsedMessage]:
+        """Look at what a queue holds and is not acknowledged, leasing and disturbing nothing.
+
+        At most ``limit`` messages, partition after partition, or only of one. ``start`` is a
+        position: that after the last message seen, to go on.
+        """
+        page = await self._run(
+            lambda e: browse(e, queue, subscription, limit=limit, partition=partition, start=start)
+        )
+        return page.messages
 
     # Dead letters, and what is done with them.
 

@@ -172,7 +172,8 @@ class Chosen(TypedDict, total=False):
     """Which dead letters are meant; each that is given has to hold."""
 
     reason: str
-    """``max_deliveries`` or ``expired``."""
+    """One of :data:`mom_core.dead_letters.REASONS`: ``max_deliveries``, ``expired``, and of
+    subscribers ``handler_failed`` and ``payload``."""
     topic: str
     """Where they died: a queue or topic."""
     subscription: str
@@ -233,8 +234,18 @@ async def set_paused(engine: Engine, queue: str, subscription: str | None, pause
     patch = msgspec.json.encode({"paused": paused})
     if subscription is None or subscription == queue:
         await engine.alter_topic(queue, TopicKind.QUEUE, patch)
-    else:
-        await engine.alter_subscription(queue, subscription, patch)
+        return
+    route = await engine.topic(queue)
+    known = route.subscriptions.get(subscription)
+    # A table that lacks it may be old: the master knows better.
+    if known is not None and known.mode is SubscriptionMode.STREAM:
+        raise InvalidArgumentError(
+            f"subscription {subscription!r} of {queue!r} is of stream mode, and only queues and "
+            "subscriptions of queue mode can be paused and resumed. Stop its members: they go on "
+            "from their committed offsets",
+            field="subscription",
+        )
+    await engine.alter_subscription(queue, subscription, patch)
 
 
 async def check_queue(engine: Engine, topic: str, name: str) -> None:
@@ -301,7 +312,7 @@ async def settle(
         origin = message.origin
         if not origin.subscription:
             results[place] = InvalidArgumentError(
-                f"{message!r} was read from a log and has no lease", field="message"
+                f"{message!r} was read or browsed, not received, and has no lease", field="message"
             )
             continue
         by_queue.setdefault((origin.topic, origin.subscription), []).append(place)

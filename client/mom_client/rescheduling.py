@@ -108,9 +108,26 @@ async def change(
     messages: Sequence[Place],
     deliver_at_ms: int | None,
 ) -> list[MomError | None]:
-    """Move messages to a time, or cancel them (None); a result for each, None is success."""
-    items = [_item(position_of(one), deliver_at_ms) for one in messages]
-    return await engine.reschedule(queue, subscription or queue, items)
+    """Move messages to a time, or cancel them (None); a result for each, None is success.
+
+    What is no position fails by itself. Raises InvalidArgumentError for a wrong time.
+    """
+    _check_time(deliver_at_ms)
+    results: list[MomError | None] = [None] * len(messages)
+    items: list[broker_pb2.RescheduleItem] = []
+    places: list[int] = []
+    for place, one in enumerate(messages):
+        try:
+            position = position_of(one)
+        except InvalidArgumentError as error:
+            results[place] = error
+            continue
+        items.append(_item(position, deliver_at_ms))
+        places.append(place)
+    found = await engine.reschedule(queue, subscription or queue, items)
+    for place, result in zip(places, found, strict=True):
+        results[place] = result
+    return results
 
 
 def several_of(messages: Place | Iterable[Place]) -> tuple[list[Place], bool]:
@@ -149,12 +166,15 @@ def outcome(results: list[MomError | None], single: bool) -> list[MomError | Non
     return None
 
 
-def _item(position: Position, deliver_at_ms: int | None) -> broker_pb2.RescheduleItem:
+def _check_time(deliver_at_ms: int | None) -> None:
     if deliver_at_ms is not None and not 0 <= deliver_at_ms <= limits.TIMESTAMP_MS_MAX:
         raise InvalidArgumentError(
             f"deliver_at_ms is {deliver_at_ms}; 0 to {limits.TIMESTAMP_MS_MAX} is allowed",
             field="deliver_at_ms",
         )
+
+
+def _item(position: Position, deliver_at_ms: int | None) -> broker_pb2.RescheduleItem:
     return broker_pb2.RescheduleItem(
         partition=position.partition,
         offset=position.offset,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 import msgspec
 
 from mom_client import operations, tracing
+from mom_client.browsing import BrowsedMessage, browse
 from mom_client.client import CHUNK_MESSAGES, CHUNKS_MAX
 from mom_client.consumption import SyncConsumption, SyncSubscription
 from mom_client.face import ADDRESS_DEFAULT, duration_ms, io_thread, member_id, split_addresses
@@ -30,6 +31,7 @@ from mom_client.rescheduling import Place, change, moment, outcome, several_of
 from mom_client.results import DeadLetter, Operation, Published, Sought
 from mom_core.errors import MomError
 from mom_core.message import Message
+from mom_core.positions import Position
 from mom_core.topics import SubscriptionConfig, TopicConfig, TopicKind, parse_start
 
 if TYPE_CHECKING:
@@ -307,18 +309,22 @@ class Client:
         return self._settle(messages, ACK, 0)
 
     @overload
-    def nack(self, messages: ReceivedMessage, *, delay: float = 0) -> None: ...
+    def nack(self, messages: ReceivedMessage, *, delay: float = 0, count: bool = True) -> None: ...
     @overload
     def nack(
-        self, messages: Iterable[ReceivedMessage], *, delay: float = 0
+        self, messages: Iterable[ReceivedMessage], *, delay: float = 0, count: bool = True
     ) -> list[MomError | None]: ...
     def nack(
-        self, messages: ReceivedMessage | Iterable[ReceivedMessage], *, delay: float = 0
+        self,
+        messages: ReceivedMessage | Iterable[ReceivedMessage],
+        *,
+        delay: float = 0,
+        count: bool = True,
     ) -> list[MomError | None] | None:
         """Give back for another try; see :meth:`mom_client.Client.nack`."""
-        from mom_client.worker import NACK
+        from mom_client.worker import NACK, RELEASE
 
-        return self._settle(messages, NACK, duration_ms(delay, "delay"))
+        return self._settle(messages, NACK if count else RELEASE, duration_ms(delay, "delay"))
 
     @overload
     def extend(self, messages: ReceivedMessage, lease: float) -> None: ...
@@ -479,6 +485,21 @@ class Client:
     def purge(self, queue: str, *, subscription: str | None = None, leased: bool = False) -> int:
         """Take away what waits; see :meth:`mom_client.Client.purge`."""
         return self._wait(lambda e: e.purge(queue, subscription or queue, leased=leased))
+
+    def browse(
+        self,
+        queue: str,
+        *,
+        subscription: str | None = None,
+        partition: int | None = None,
+        limit: int = 100,
+        start: Position | str | None = None,
+    ) -> list[BrowsedMessage]:
+        """Look at what a queue holds, leasing nothing; see :meth:`mom_client.Client.browse`."""
+        page = self._wait(
+            lambda e: browse(e, queue, subscription, limit=limit, partition=partition, start=start)
+        )
+        return page.messages
 
     # Dead letters, and what is done with them.
 

@@ -65,6 +65,8 @@ _CHANNEL_OPTIONS: Final = (
 _HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
 _HEALTH_SERVING: Final = b"\x08\x01"
 
+# What gRPC says when an HTTP/1.1 server answers.
+_NO_HTTP2: Final = "Failed parsing HTTP/2"
 # What gRPC says in place of the peer's status when a stream ends just while something is sent.
 _STATUS_LOST: Final = "Internal error from Core"
 
@@ -79,6 +81,11 @@ def error_from_rpc(error: grpc.aio.AioRpcError, address: str, method: str) -> Mo
     reason = error.details() or status.lower()
     if code is ErrorCode.TIMEOUT:
         reason = "no answer in time"
+    if _NO_HTTP2 in reason:
+        reason = (
+            "what answers there speaks HTTP and is no node or master; if it is a gateway, give its "
+            f"URL, http://{address}"
+        )
     return error_of(code.value, f"{address} ({method.rpartition('/')[2]}): {reason}")
 
 

@@ -21,8 +21,13 @@ REDRIVES_HEADER: Final = "mom-redrives"
 """How many times a message was sent back from the dead letters."""
 MAX_DELIVERIES: Final = "max_deliveries"
 EXPIRED: Final = "expired"
-REASONS: Final = (MAX_DELIVERIES, EXPIRED)
+HANDLER_FAILED: Final = "handler_failed"
+"""A subscriber's handler failed too often."""
+PAYLOAD: Final = "payload"
+"""A subscriber's handler could not read it."""
+REASONS: Final = (MAX_DELIVERIES, EXPIRED, HANDLER_FAILED, PAYLOAD)
 """Why messages die."""
+REASONS_TEXT: Final = f"{', '.join(REASONS[:-1])} or {REASONS[-1]}"
 ID_BYTES: Final = 16
 
 
@@ -96,7 +101,7 @@ class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
         """Raise InvalidArgumentError that names the field when no dead letter can be meant."""
         if self.reason and self.reason not in REASONS:
             raise InvalidArgumentError(
-                f"reason is {self.reason[:64]!r}; {' or '.join(REASONS)} is allowed",
+                f"reason is {self.reason[:64]!r}; {REASONS_TEXT} is allowed",
                 field="reason",
             )
         if self.topic:

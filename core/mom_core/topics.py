@@ -214,6 +214,8 @@ def parse_start(text: object, field: str = "start") -> Start:
             moment = _rfc3339_ms(text.removeprefix("timestamp:"))
             if moment is not None:
                 return Start(StartKind.TIMESTAMP, moment)
+            if lacks_zone(text.removeprefix("timestamp:")):
+                raise InvalidArgumentError(f"{field} {_shown(text)} {ZONE_HINT}", field=field)
     raise InvalidArgumentError(
         f"{field} {_shown(text)} is not a start position: write earliest, latest, offset:N, "
         "timestamp:MILLISECONDS or timestamp:2026-01-31T08:00:00Z",
@@ -222,6 +224,17 @@ def parse_start(text: object, field: str = "start") -> Start:
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+ZONE_HINT: Final = "has no time zone: add Z for UTC, or an offset such as +02:00"
+
+
+def lacks_zone(text: str) -> bool:
+    """Whether a text is a time but for its zone."""
+    try:
+        return len(text) > len("2026-01-31") and datetime.fromisoformat(text).tzinfo is None
+    except ValueError:
+        return False
 
 
 def _rfc3339_ms(text: str) -> int | None:

@@ -17,7 +17,7 @@ from mom_gateway.dispatch import Dispatcher
 from mom_gateway.http import json_bytes
 from mom_gateway.openapi import Entry, build_document
 from mom_gateway.operations import Described
-from mom_gateway.routes import leases, messages, records, rescheduling
+from mom_gateway.routes import browsing, leases, messages, records, rescheduling
 from mom_gateway.routes.cluster import CLUSTER
 from mom_gateway.routes.dead_letters import DEAD_LETTERS
 from mom_gateway.routes.health import HEALTH
@@ -39,6 +39,7 @@ PLAIN_ROUTES: Final[tuple[Route, ...]] = (
     *records.ROUTES,
     *messages.ROUTES,
     *rescheduling.ROUTES,
+    *browsing.ROUTES,
     *leases.ROUTES,
 )
 CONTROL_ROUTES: Final[tuple[Described, ...]] = (

@@ -19,13 +19,20 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from mom_client.browsing import BrowsedMessage
 from mom_client.results import DeadLetter
 from mom_core import limits
+from mom_core.dead_letters import REASONS_TEXT
 from mom_core.errors import InvalidArgumentError, MomError
 from mom_core.ids import id_text, parse_id
 from mom_core.message import JSON, TEXT, Message
+from mom_core.quantities import parse_duration_ms
 from mom_core.suggestions import known_instead
 from mom_gateway.shapes import fields_at
+
+Duration = int | str
+"""A length of time in a body."""
+DURATION_FORMS: Final = "milliseconds, or text such as 30s or 1h30m"
 
 
 class MessageIn(Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
@@ -62,14 +69,15 @@ class MessageIn(Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
         int, Meta(description="Of a queue's messages, 0 to 9; higher ones come first.")
     ] = 0
     delay_ms: Annotated[
-        int, Meta(description="A queue delivers it so much later, milliseconds.")
+        Duration, Meta(description=f"A queue delivers it so much later: {DURATION_FORMS}.")
     ] = 0
     deliver_at_ms: Annotated[
         int,
         Meta(description="A queue does not deliver it before, milliseconds since the Unix epoch."),
     ] = 0
     ttl_ms: Annotated[
-        int, Meta(description="A queue does not deliver it any more after so long, milliseconds.")
+        Duration,
+        Meta(description=f"A queue does not deliver it any more after so long: {DURATION_FORMS}."),
     ] = 0
     expires_at_ms: Annotated[
         int,
@@ -136,11 +144,26 @@ class ReceivedMessage(MessageOut, omit_defaults=True, kw_only=True):
     ]
 
 
+class BrowsedOut(MessageOut, omit_defaults=True, kw_only=True):
+    """A message as it waits in its queue; nobody has leased it by this."""
+
+    partition: int
+    position: Annotated[str, Meta(description="By it, it is cancelled or moved.")]
+    state: Annotated[str, Meta(description="ready, delayed, leased, dead or leaving.")]
+    deliveries: Annotated[int, Meta(description="How often it was delivered.")]
+    append_time_ms: Annotated[int, Meta(description="When the server took it.")]
+    until_ms: Annotated[
+        int,
+        Meta(description="When a delayed one may be delivered, or a lease ends, by the server's "
+             "clock; absent for the others."),
+    ] = 0  # fmt: skip
+
+
 class DeadLetterOut(MessageOut, omit_defaults=True, kw_only=True):
     """A dead letter; its offset is that in the queue which holds it."""
 
     state: Annotated[str, Meta(description="ready, delayed, leased, dead or leaving.")]
-    reason: Annotated[str, Meta(description="Why it died: max_deliveries or expired.")]
+    reason: Annotated[str, Meta(description=f"Why it died: {REASONS_TEXT}.")]
     deliveries: Annotated[int, Meta(description="How often it was tried.")]
     first_delivered_at_ms: Annotated[int, Meta(description="0: it was never delivered.")]
     died_at_ms: int
@@ -233,8 +256,9 @@ def message_of(item: MessageIn, now_ms: int) -> Message:
     )
 
 
-def moment_of(at_ms: int, after_ms: int, fields: tuple[str, str], now_ms: int) -> int:
+def moment_of(at_ms: int, after: Duration, fields: tuple[str, str], now_ms: int) -> int:
     """A time that is given as such, or as a wait from now; 0: neither."""
+    after_ms = parse_duration_ms(after, fields[1]) if after else 0
     if not after_ms:
         return at_ms
     if at_ms:
@@ -343,7 +367,8 @@ def invalid_json(error: msgspec.ValidationError, kind: Any) -> InvalidArgumentEr
     named = unknown or _MISSING_FIELD.search(reason)
     if named:
         path = f"{path}.{named[1]}" if path else named[1]
-    field = path or "body"
+    # Of a member whose name msgspec does not tell.
+    field = path.removesuffix("[...]") or "body"
     if unknown and known:
         name = unknown[1]
         return InvalidArgumentError(
@@ -403,6 +428,23 @@ def show_record(offset: int, message: Message) -> RecordOut:
         id=id_text(message.id) if message.id else "",
     )
     show_value(message, out)
+    return out
+
+
+def show_browsed(one: BrowsedMessage) -> BrowsedOut:
+    """A message that was looked at in its queue."""
+    out = BrowsedOut(
+        offset=one.offset,
+        timestamp_ms=one.timestamp_ms,
+        id=one.id,
+        partition=one.partition,
+        position=one.position,
+        state=one.state,
+        deliveries=one.deliveries,
+        append_time_ms=one.append_time_ms,
+        until_ms=one.until_ms,
+    )
+    show_value(one.message, out)
     return out
 
 

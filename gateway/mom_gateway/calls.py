@@ -10,7 +10,8 @@ import msgspec
 from mom_core.access import Action, Identity
 from mom_core.errors import ErrorCode, InvalidArgumentError
 from mom_core.limits import OFFSET_MAX
-from mom_gateway.bodies import check_utf8, invalid_json, malformed_json
+from mom_core.quantities import parse_duration_ms
+from mom_gateway.bodies import Duration, check_utf8, invalid_json, malformed_json
 from mom_gateway.http import Body, Query, Receive, Reply, Scope, header_of
 from mom_gateway.operations import Operation
 from mom_gateway.service import Service
@@ -120,6 +121,11 @@ def check_media_type(header: bytes | None, allowed: tuple[str, ...]) -> str:
             field="content-type",
         )
     return media_type
+
+
+def check_duration(value: Duration, field: str, lowest_ms: int, highest_ms: int) -> int:
+    """Milliseconds of a duration within its range; raises as :func:`check_range`."""
+    return check_range(parse_duration_ms(value, field), field, lowest_ms, highest_ms)
 
 
 def check_range(value: int, field: str, lowest: int, highest: int = OFFSET_MAX) -> int:

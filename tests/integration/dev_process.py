@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 TIMEOUT_SECONDS = 60
 FREE_PORTS = ("--port", "0", "--master-port", "0", "--node-port", "0")
@@ -21,6 +21,13 @@ def environment(**more: str) -> dict[str, str]:
     """This process's environment without settings of MOM."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MOM_")}
     return kept | more
+
+
+class Produced(NamedTuple):
+    """What ``mom produce -o json`` prints."""
+
+    results: list[dict[str, Any]]
+    counts: dict[str, Any]
 
 
 class DevProcess:
@@ -96,6 +103,14 @@ class DevProcess:
         """Run a command with ``--output json`` and parse what it prints."""
         done = self.mom(*words, "--output", "json", stdin=stdin, code=code)
         return json.loads(done.stdout if code == 0 or done.stdout else done.stderr)
+
+    def produced(self, *words: str | Path, stdin: bytes | None = None, code: int = 0) -> Produced:
+        """Run ``mom produce`` with JSON output; a result for each message, and the counts."""
+        done = self.mom("produce", *words, "--output", "json", stdin=stdin, code=code)
+        return Produced(
+            [json.loads(line) for line in done.stdout.splitlines()],
+            json.loads(done.stderr.splitlines()[-1]),
+        )
 
     def begin(self, *words: str) -> subprocess.Popen[bytes]:
         """Start a command that goes on until it is interrupted."""

@@ -20,6 +20,7 @@ from mom_broker.node.app import Node
 from mom_broker.node.dead_letters import Target
 from mom_broker.node.settings import NodeSettings
 from mom_broker.storage.memory import MemoryStore
+from mom_core.dead_letters import REASONS
 from mom_core.errors import MomError, RoutingError
 from mom_core.message import Message
 from mom_core.names import PartitionId
@@ -102,6 +103,22 @@ async def test_dead_letters_are_shown_and_chosen(client: mom_client.Client, name
     assert one.offset == found[2].offset
     # Nobody was disturbed.
     assert len(await client.receive(dead, 10)) == 6
+
+
+async def test_dead_letters_of_every_reason_are_chosen(
+    client: mom_client.Client, name: str
+) -> None:
+    await client.create_queue(name)
+    for reason in REASONS:
+        headers = {"mom-dead-reason": reason, "mom-dead-topic": name}
+        await client.publish(name, reason, headers=headers)
+    await client.create_queue(f"{name}.again")
+    for reason in REASONS:
+        (found,) = await client.dead_letters(name, reason=reason)
+        assert found.message.text() == reason
+        done = await client.redrive(name, reason=reason, to=f"{name}.again", wait=True)
+        assert (done.state, done.done) == ("done", 1)
+    assert await drain(client, f"{name}.again", len(REASONS)) == list(REASONS)
 
 
 async def test_large_dead_letters_come_in_pages(client: mom_client.Client, name: str) -> None:

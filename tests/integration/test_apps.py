@@ -359,6 +359,9 @@ async def test_a_subscriber_parks_what_it_gives_up_on(
     assert unread.text() == "no job"
     assert unread.headers["mom-dead-reason"] == "payload"
     assert "is no Job" in unread.headers["mom-dead-error"]
+    for one in dead:
+        (chosen,) = await client.dead_letters(f"{name}.dlq", reason=one.headers["mom-dead-reason"])
+        assert chosen.id == one.id
 
 
 async def test_a_subscriber_stops_the_partition_and_goes_on_in_others(

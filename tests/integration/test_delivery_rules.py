@@ -100,6 +100,27 @@ async def test_many_dead_messages_keep_their_order(client: mom_client.Client, na
     assert await client.receive(f"{name}.dlq", 10) == []
 
 
+async def test_what_is_given_back_uncounted_never_dies(
+    client: mom_client.Client, name: str
+) -> None:
+    await client.create_queue(name, max_deliveries=2, retry_backoff_ms="10m")
+    await client.publish(name, "x")
+    for _ in range(5):
+        (one,) = await client.receive(name, wait=20)
+        assert one.deliveries == 1
+        await client.nack(one, count=False)  # Nor does it wait for a backoff.
+    (one,) = await client.receive(name, wait=20)
+    await client.nack(one, count=False, delay=3_600)
+    (waiting,) = await client.browse(name)
+    assert (waiting.state, waiting.deliveries) == ("delayed", 0)
+    await client.reschedule(name, waiting)
+    (one,) = await client.receive(name, wait=20)
+    assert one.deliveries == 1
+    await client.nack(one, delay=0.001)
+    (one,) = await client.receive(name, wait=20)
+    assert one.deliveries == 2
+
+
 async def test_a_delayed_message_is_never_early(client: mom_client.Client, name: str) -> None:
     await client.create_queue(name)
     now_ms = int(time.time() * 1000)

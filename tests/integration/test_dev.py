@@ -54,7 +54,7 @@ def test_a_file_goes_into_a_topic_and_comes_out_again_and_again(
 ) -> None:
     expected = lines_of(log_file)
     dev.mom("topic", "create", "logs", "--partitions", "3")
-    made = dev.json("produce", "logs", "--file", log_file)
+    made = dev.produced("logs", "--file", log_file).counts
     assert made["published"] == expected.total()
     assert made["failed"] == 0
     assert len(made["partitions"]) == 3
@@ -171,7 +171,7 @@ def test_everything_is_there_after_a_restart(tmp_path: Path, log_file: Path) -> 
 
 def test_acknowledged_messages_survive_a_crash(tmp_path: Path) -> None:
     with DevProcess(tmp_path / "data") as dev:
-        assert dev.json("produce", "notes", stdin=b"a\nb\nc\n")["published"] == 3
+        assert dev.produced("notes", stdin=b"a\nb\nc\n").counts["published"] == 3
         dev.kill()
         dev.start()
         assert dev.mom("consume", "notes", "--until-end").stdout == b"a\nb\nc\n"
@@ -223,6 +223,13 @@ def test_what_does_not_exist_is_created_and_that_is_said(dev: DevProcess) -> Non
     assert refused["error"]["code"] == "not_found"
 
 
+def test_a_gateway_in_the_place_of_a_node_is_told(dev: DevProcess) -> None:
+    gateway = dev.facts["rest_url"].removeprefix("http://")
+    said = dev.mom("topic", "list", "--url", gateway, code=4).stderr.decode()
+    assert f"give its URL, http://{gateway}" in said
+    assert "HTTP/2" not in said
+
+
 def test_topics_by_the_command_line(dev: DevProcess) -> None:
     made = dev.json("topic", "create", "orders", "--partitions", "2", "--retention", "24h")
     assert made["created"] is True
@@ -238,9 +245,12 @@ def test_topics_by_the_command_line(dev: DevProcess) -> None:
     assert "orders" in dev.mom("topic", "list").stdout.decode()
     assert len(dev.json("topic", "describe", "orders")["partition_list"]) == 2
     assert dev.json("queue", "describe", "orders", code=3)["error"]["code"] == "not_found"
-    assert dev.json("topic", "delete", "orders")["deleted"] is True
-    assert dev.json("topic", "delete", "orders", code=3)["error"]["code"] == "not_found"
-    assert dev.json("topic", "delete", "orders", "--if-exists")["deleted"] is False
+    for words in (("topic", "delete", "orders"), ("subscription", "delete", "orders", "s")):
+        assert b"give --yes" in dev.mom(*words, stdin=b"y\n", code=2).stderr
+    assert dev.json("topic", "delete", "orders", "--yes")["deleted"] is True
+    missing = dev.json("topic", "delete", "orders", "--yes", code=3)
+    assert missing["error"]["code"] == "not_found"
+    assert dev.json("topic", "delete", "orders", "--if-exists", "--yes")["deleted"] is False
 
 
 def test_a_queue_is_administrated(dev: DevProcess) -> None:
@@ -265,15 +275,37 @@ def test_a_queue_is_administrated(dev: DevProcess) -> None:
     offset = str(dead[1]["offset"])
     done = dev.json("dead", "redrive", "frail.dlq", "--offset", offset, "--wait")
     assert (done["state"], done["done"], done["total"]) == ("done", 1, 1)
+    assert done.pop("not_found") == []
     assert dev.json("operation", "show", done["operation_id"]) == done
     assert [one["operation_id"] for one in dev.json("operation", "list")] == [done["operation_id"]]
     assert dev.json("operation", "cancel", done["operation_id"])["state"] == "done"
     assert dev.json("operation", "show", "0" * 32, code=3)["error"]["code"] == "not_found"
     dev.mom("dead", "redrive", "frail.dlq", "--rate", "fast", code=2)
-    # Nobody says yes.
-    dev.mom("queue", "purge", "frail.dlq", stdin=b"n\n", code=130)
+    again = dev.mom("operation", "cancel", done["operation_id"]).stderr.decode()
+    assert "had ended before (done)" in again
+    shown = dev.mom("operation", "show", done["operation_id"], "--wait").stderr.decode()
+    assert "goes on" not in shown
+    none = dev.json("dead", "redrive", "frail.dlq", "--offset", "98", "--offset", "99", code=3)
+    assert "offset 98, offset 99" in none["error"]["message"]
+    assert len(dev.json("operation", "list")) == 1, "it did not begin"
+    # Nobody can say yes.
+    assert b"give --yes" in dev.mom("queue", "purge", "frail.dlq", code=2).stderr
     assert dev.json("queue", "purge", "frail.dlq", "--yes")["purged"] == 2
     assert dev.mom("receive", "frail").stdout == b"b\n"
+
+
+def test_dead_letters_that_are_named_and_not_there_are_told(dev: DevProcess) -> None:
+    dev.mom("queue", "create", "graves")
+    dev.mom("queue", "create", "graves.again")
+    headers = ("--header", "mom-dead-reason=payload")
+    ids = [one["id"] for one in dev.produced("graves", "a", "b", *headers).results]
+    assert b"payload" in dev.mom("dead", "list", "graves", "--reason", "payload").stdout
+    picks = ("--offset", "0", "--offset", "9", "--id", ids[0])
+    to = ("--to", "graves.again", "--wait")
+    done = dev.json("dead", "redrive", "graves", *picks, *to, code=1)
+    assert (done["done"], done["not_found"]) == (1, ["offset 9"])
+    said = dev.mom("dead", "redrive", "graves", "--offset", "1", "--offset", "0", *to, code=1)
+    assert "no such dead letter: offset 0;" in said.stderr.decode()
 
 
 def test_a_subscription_is_administrated(dev: DevProcess) -> None:
@@ -284,6 +316,9 @@ def test_a_subscription_is_administrated(dev: DevProcess) -> None:
     dev.mom("produce", "steps", "a", "b", "c")
     altered = dev.json("subscription", "alter", "steps", "mail", "--lease", "1m")
     assert altered["lease_ms"] == 60_000
+    refused = dev.mom("subscription", "pause", "steps", "reader", code=1).stderr.decode()
+    assert "stream mode" in refused
+    assert "'paused'" not in refused
     dev.mom("subscription", "pause", "steps", "mail")
     assert dev.mom("receive", "steps", "--subscription", "mail", "--wait", "0s").stdout == b""
     assert dev.json("subscription", "purge", "steps", "mail", "--yes")["purged"] == 3
@@ -302,9 +337,10 @@ def test_good_lines_land_and_bad_ones_are_named(dev: DevProcess) -> None:
     assert "argument 1 was not sent" in done.stderr.decode()
     assert dev.mom("consume", "small", "--until-end").stdout == b"one\nthree\n"
     lines = b'{"value": 1, "key": "a"}\n{nonsense\n{"value": {"b": [2]}, "headers": {"h": "v"}}\n'
-    made = dev.json("produce", "small", "--json", stdin=lines, code=1)
-    assert (made["published"], made["failed"]) == (2, 1)
-    assert made["failures"][0]["line"] == 2
+    made, counts = dev.produced("small", "--json", stdin=lines, code=1)
+    assert (counts["published"], counts["failed"]) == (2, 1)
+    assert [one.get("offset") for one in made] == [2, None, 3], "in the order of the lines"
+    assert (made[1]["line"], made[1]["error"]["code"]) == (2, "invalid_argument")
     read = dev.mom("consume", "small", "--from", "offset:2", "--until-end", "--format", "json")
     first, second = (json.loads(line) for line in read.stdout.splitlines())
     assert (first["value"], first["key"], first["offset"]) == (1, "a", 2)
@@ -317,12 +353,45 @@ def test_duplicates_are_told(dev: DevProcess) -> None:
     again = dev.mom("produce", "once", "a", "--dedup-id", "1")
     assert b"once: partition 0, offset 0 (fsync); not stored again" in again.stderr
     lines = b"".join(b'{"value": %d, "dedup_id": "%d"}\n' % (one, one) for one in range(4))
-    made = dev.json("produce", "once", "--json", stdin=lines)
-    assert (made["published"], made["duplicates"]) == (4, 1)
+    made, counts = dev.produced("once", "--json", stdin=lines)
+    assert (counts["published"], counts["duplicates"]) == (4, 1)
+    assert [one["duplicate"] for one in made] == [False, True, False, False]
+    assert (made[1]["position"], made[1]["id"]) == ("0:0", "")
     again = dev.mom("produce", "once", "--json", stdin=lines)
     assert b"; 4 not stored again, as duplicates" in again.stderr
-    assert dev.json("produce", "once", "b", "c")["duplicates"] == 0
+    assert dev.produced("once", "b", "c").counts["duplicates"] == 0
     assert len(dev.mom("consume", "once", "--until-end").stdout.splitlines()) == 6
+
+
+def test_what_was_sent_for_later_can_be_cancelled(dev: DevProcess) -> None:
+    dev.mom("queue", "create", "later", "--partitions", "2")
+    results, counts = dev.produced("later", "a", "b", "c", "--delay", "1h")
+    assert counts["published"] == 3
+    assert [set(one) for one in results] == [
+        {"position", "partition", "offset", "id", "duplicate", "durability"}
+    ] * 3
+    assert [one["position"] for one in results] == [
+        f"{one['partition']}:{one['offset']}" for one in results
+    ]
+    places = [one["position"] for one in results]
+    said = dev.mom("produce", "later", "d", "e", "--delay", "1h")
+    assert (said.stdout, len(said.stderr.splitlines())) == (b"", 1)
+    done = dev.json("cancel", "later", places[0], "foo", places[1], "0:77", code=1)["results"]
+    assert [one["position"] for one in done] == [places[0], "foo", places[1], "0:77"]
+    assert [one["status"] for one in done] == ["ok", "failed", "ok", "failed"]
+    assert "PARTITION:OFFSET" in done[1]["error"]["message"]
+    done = dev.json("reschedule", "later", "x", places[2], code=1)["results"]
+    assert [one["status"] for one in done] == ["failed", "ok"]
+    assert dev.mom("receive", "later", "--wait", "20s").stdout == b"c\n"
+
+
+def test_a_reader_of_the_results_that_goes_away_is_no_error(dev: DevProcess) -> None:
+    process = dev.begin("produce", "gone", "-o", "json", *map(str, range(2)))
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert b"Traceback" not in errors
+    assert b'"error"' not in errors
 
 
 def test_leases_by_the_command_line(dev: DevProcess) -> None:
@@ -335,6 +404,9 @@ def test_leases_by_the_command_line(dev: DevProcess) -> None:
     assert dev.mom("receive", "work", "--wait", "0").stdout == b""
     dev.mom("extend", "work", receipts[0], "--lease", "20m")
     dev.mom("nack", "work", receipts[0])
+    again = json.loads(dev.mom("receive", "work", "-o", "json").stdout)
+    assert again["deliveries"] == 2
+    dev.mom("nack", "work", again["receipt"], "--no-count")
     assert json.loads(dev.mom("receive", "work", "-o", "json").stdout)["deliveries"] == 2
     assert (
         dev.json("ack", "work", stdin=f"{receipts[1]}\n".encode())["results"][0]["status"] == "ok"
@@ -441,7 +513,7 @@ def test_on_every_interface_it_tells_an_address_that_can_be_reached(
         dev.more["MOM_TOKEN"] = (tmp_path / "data" / "cluster-token").read_text().strip()
         # Through what the routing table says, to all of the nodes.
         dev.mom("topic", "create", "notes", "--partitions", "6")
-        dev.json("produce", "notes", stdin=b"".join(b"%d\n" % one for one in range(600)))
+        dev.produced("notes", stdin=b"".join(b"%d\n" % one for one in range(600)))
         assert len(dev.mom("consume", "notes", "--until-end").stdout.splitlines()) == 600
         status = dev.json("cluster", "status")
         assert {node["address"] for node in status["nodes"]} == set(dev.facts["nodes"])

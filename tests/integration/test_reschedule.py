@@ -40,6 +40,20 @@ async def test_each_message_has_its_own_result(client: mom_client.Client, name: 
     assert delayed == [0, 1], "only the last one still waits"
 
 
+async def test_what_is_no_position_fails_by_itself(client: mom_client.Client, name: str) -> None:
+    await client.create_queue(name)
+    sent = await client.publish(name, "x", delay=HOUR)
+    codes = [
+        one.code if one is not None else None
+        for one in await client.cancel(name, ["nonsense", sent.position, "0:9", "8:1"])
+    ]
+    wrong = ErrorCode.INVALID_ARGUMENT
+    assert codes == [wrong, None, ErrorCode.NOT_FOUND, wrong]
+    assert await client.cancel(name, ["x"])
+    with pytest.raises(mom_client.InvalidArgumentError, match="PARTITION:OFFSET"):
+        await client.cancel(name, "nonsense")
+
+
 async def test_a_moved_message_is_never_early(client: mom_client.Client, name: str) -> None:
     await client.create_queue(name)
     sent = await client.publish(name, "x", delay=HOUR)
@@ -127,4 +141,4 @@ async def test_over_rest_and_the_command_line(
     assert "1 done" in mom("reschedule", name, positions[3], "--delay", "0").stderr
     got = await rest.post(f"{path}:receive", json={"max": 10, "wait_ms": 20_000})
     assert [one["value"] for one in got.json()["messages"]] == [3]
-    assert "PARTITION:OFFSET" in mom("cancel", name, "nonsense", code=2).stderr
+    assert "PARTITION:OFFSET" in mom("cancel", name, "nonsense", code=1).stderr

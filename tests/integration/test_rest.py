@@ -28,6 +28,7 @@ from mom_gateway.routes.messages import EXAMPLE_RECEIPT
 
 TIMEOUT_SECONDS = 60
 TEXT = {"content-type": "text/plain"}
+JSON_BODY = {"content-type": "application/json"}
 NDJSON = {"content-type": "application/x-ndjson"}
 
 
@@ -262,8 +263,13 @@ async def test_dead_letters_are_looked_at_and_sent_back(rest: httpx.AsyncClient)
     shown = second["dead_letters"][0]
     assert (shown["reason"], shown["topic"], shown["redrives"]) == ("max_deliveries", "weak", 0)
     assert (await ok(rest, "GET", path, params={"reason": "expired"}))["dead_letters"] == []
+    for reason in ("handler_failed", "payload"):
+        assert (await ok(rest, "GET", path, params={"reason": reason}))["dead_letters"] == []
+        begun = await ok(rest, "POST", f"{path}:redrive", 202, json={"reason": reason})
+        where = f"/v1/operations/{begun['operation_id']}"
+        await shown_when(rest, where, lambda shown: shown["state"] == "done")
     problem = await ok(rest, "GET", path, 400, params={"reason": "boredom"})
-    assert problem["field"] == "reason"
+    assert (problem["field"], "handler_failed or payload" in problem["detail"]) == ("reason", True)
     await ok(rest, "GET", path, 400, params={"page_token": "x"})
     problem = await ok(rest, "POST", f"{path}:redrive", 400, json={"rate": "fast"})
     assert problem["field"] == "rate"
@@ -275,7 +281,7 @@ async def test_dead_letters_are_looked_at_and_sent_back(rest: httpx.AsyncClient)
     got = await ok(rest, "POST", "/v1/queues/weak/messages:receive", json=receive)
     (back,) = got["messages"]
     assert (back["value"], back["headers"]) == ({"n": 2}, {"mom-redrives": "1"})
-    assert len((await ok(rest, "GET", "/v1/operations?queue=weak.dlq"))["operations"]) == 1
+    assert len((await ok(rest, "GET", "/v1/operations?queue=weak.dlq"))["operations"]) == 3
     assert await ok(rest, "POST", "/v1/queues/weak.dlq/messages:purge") == {"purged": 2}
     await ok(rest, "POST", "/v1/operations/nonsense:cancel", 400)
 
@@ -304,6 +310,14 @@ async def test_what_is_created_is_what_was_asked_for(rest: httpx.AsyncClient) ->
     problem = await ok(rest, "PUT", path, 409, json={"retention_ms": None, "partitions": 2})
     assert problem["differences"] == {"retention_ms": {"existing": 0, "wanted": 604_800_000}}
     assert problem["field"] == "retention_ms"
+
+
+async def test_a_number_beyond_all_bounds_names_the_body(rest: httpx.AsyncClient) -> None:
+    for method, path in (("PUT", "/v1/topics/beyond"), ("PUT", "/v1/queues/beyond")):
+        response = await rest.request(
+            method, path, content=b'{"partitions": 1e999}', headers=JSON_BODY
+        )
+        assert (response.status_code, response.json()["field"]) == (400, "body"), response.text
 
 
 async def test_what_is_no_base64_is_named(rest: httpx.AsyncClient) -> None:
@@ -392,6 +406,19 @@ async def test_members_share_a_topic(rest: httpx.AsyncClient) -> None:
     body = {"member_id": "a", "offsets": [commit]}
     reply = await ok(rest, "POST", f"{base}/leases:commit", json=body)
     assert reply["results"] == [{"partition": 0, "status": "ok"}]
+    lost = {"partition": 0, "generation": 99, "offset": 1}
+    never = [{**commit, "partition": 7}, {**commit, "partition": -1}, {**commit, "offset": -1}]
+    body["offsets"] = [never[0], commit, *never[1:], lost]
+    reply = await ok(rest, "POST", f"{base}/leases:commit", 207, json=body)
+    assert [(one["partition"], one.get("code", "ok")) for one in reply["results"]] == [
+        (7, "invalid_argument"), (0, "ok"), (-1, "invalid_argument"), (0, "invalid_argument"),
+        (0, "fenced"),
+    ]  # fmt: skip
+    assert "it has 0 to 1" in reply["results"][0]["detail"]
+    body["offsets"] = never
+    problem = await ok(rest, "POST", f"{base}/leases:commit", 400, json=body)
+    assert len(problem["results"]) == 3
+    body["offsets"] = [commit]
     body["member_id"] = "stranger"
     problem = await ok(rest, "POST", f"{base}/leases:commit", 409, json=body)
     assert problem["code"] == "fenced"

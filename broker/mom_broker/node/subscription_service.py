@@ -664,6 +664,7 @@ def _add_browsed(
         state=one.state,
         deliveries=one.deliveries,
         append_time_ms=batch.append_time_ms,
+        until_ms=one.until_ms,
     )
     response.next_offset = end
     return len(data)

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Final
 
 from mom_client.app.handling import Calls
 from mom_client.app.payload import PayloadError
 from mom_client.received import ReceivedMessage
 from mom_client.results import Published
+from mom_core.dead_letters import HANDLER_FAILED, HEADER_PREFIX, PAYLOAD
 from mom_core.errors import TooLargeError
 from mom_core.limits import PARKED_ERROR_CHARACTERS_MAX
 from mom_core.message import Message
-
-HEADER_PREFIX: Final = "mom-dead-"
 
 
 class Parking:
@@ -49,7 +47,7 @@ class Parking:
     def _facts(self, message: ReceivedMessage, error: Exception, tries: int) -> dict[str, str]:
         said = f"{type(error).__name__}: {error}"
         return {
-            "reason": "payload" if isinstance(error, PayloadError) else "handler_failed",
+            "reason": PAYLOAD if isinstance(error, PayloadError) else HANDLER_FAILED,
             "error": said[:PARKED_ERROR_CHARACTERS_MAX],
             "deliveries": str(tries),
             "at-ms": str(time.time_ns() // 1_000_000),

@@ -562,7 +562,7 @@ class Delivery:
             case SettleAction.BEGIN:
                 return Begun(lease_id, first, end)
             case SettleAction.RELEASE:
-                return Returned(lease_id, first, end, 0, False)
+                return Returned(lease_id, first, end, now_ms + delay_ms if delay_ms else 0, False)
             case SettleAction.NACK:
                 return self._failed(lease_id, entry, first, end, now_ms, delay_ms)
 

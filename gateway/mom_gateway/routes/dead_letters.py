@@ -9,7 +9,7 @@ from fastapi import Query, Response
 from msgspec import Meta, Struct
 
 from mom_core.access import Action
-from mom_core.dead_letters import REASONS, DeadLetterFilter
+from mom_core.dead_letters import REASONS, REASONS_TEXT, DeadLetterFilter
 from mom_core.errors import ErrorCode, InvalidArgumentError
 from mom_core.ids import parse_id
 from mom_core.limits import OFFSET_MAX
@@ -49,7 +49,7 @@ class RedriveIn(Struct, forbid_unknown_fields=True, kw_only=True):
     rate: Annotated[
         str | float, Meta(description="100/s, 30/m, 5/h or messages a second. 0: no bound.")
     ] = 0
-    reason: Annotated[str, Meta(description="Only those: max_deliveries or expired.")] = ""
+    reason: Annotated[str, Meta(description=f"Only those: {REASONS_TEXT}.")] = ""
     topic: Annotated[str, Meta(description="Only those that died there.")] = ""
     subscription: Annotated[str, Meta(description="Only those of this subscription.")] = ""
     offsets: Annotated[list[int], Meta(description="Only these, at most 1,000.")] = []

@@ -18,8 +18,8 @@ from mom_core.access import Action
 from mom_core.errors import ErrorCode, FencedError, InvalidArgumentError, MomError
 from mom_core.names import check_name
 from mom_core.topics import SubscriptionMode, TopicKind, parse_start
-from mom_gateway.bodies import check_count
-from mom_gateway.calls import Call, Route, check_range
+from mom_gateway.bodies import DURATION_FORMS, Duration, check_count
+from mom_gateway.calls import Call, Route, check_duration, check_range
 from mom_gateway.http import Reply, json_bytes
 from mom_gateway.operations import Answer, Example, Operation
 from mom_gateway.problems import common_error, problem_of, problem_reply
@@ -35,9 +35,9 @@ class AcquireIn(Struct, forbid_unknown_fields=True, kw_only=True):
 
     member_id: MemberId
     session_ms: Annotated[
-        int | None,
-        Meta(description="Silent for longer, the member loses its partitions; 1,000 to 300,000. "
-             "Default: the subscription's."),
+        Duration | None,
+        Meta(description="Silent for longer, the member loses its partitions; 1 s to 5 min: "
+             f"{DURATION_FORMS}. Default: the subscription's."),
     ] = None  # fmt: skip
 
 
@@ -146,11 +146,14 @@ async def acquire(call: Call) -> Reply:
     """``POST …/leases:acquire`` and ``POST …/leases:renew``."""
     wanted = await call.json(_acquire_decoder)
     check_name(wanted.member_id, "member_id")
+    session_ms = 0
     if wanted.session_ms is not None:
-        check_range(wanted.session_ms, "session_ms", limits.SESSION_MS_MIN, limits.SESSION_MS_MAX)
+        session_ms = check_duration(
+            wanted.session_ms, "session_ms", limits.SESSION_MS_MIN, limits.SESSION_MS_MAX
+        )
     route = await _stream_subscription(call)
     reply = await call.service.engine.acquire_partitions(
-        route.name, call.names[1], wanted.member_id, session_ms=wanted.session_ms or 0
+        route.name, call.names[1], wanted.member_id, session_ms=session_ms
     )
     leases = [
         PartitionLease(lease.partition, lease.generation, lease.committed_offset, lease.revoking)
@@ -165,10 +168,7 @@ async def commit(call: Call) -> Reply:
     check_name(wanted.member_id, "member_id")
     check_count(wanted.offsets, "offsets", limits.PARTITIONS_MAX)
     route = await _stream_subscription(call)
-    commits = [_offset_commit(one, route) for one in wanted.offsets]
-    results = await call.service.engine.commit_offsets(
-        route.name, call.names[1], wanted.member_id, commits
-    )
+    results = await _commit_each(call, route, wanted)
     shown = [
         ({"status": "ok"} if result is None else problem_of(result)) | {"partition": one.partition}
         for one, result in zip(wanted.offsets, results, strict=True)
@@ -178,6 +178,27 @@ async def commit(call: Call) -> Reply:
         return problem_reply(error, results=shown)
     status = 207 if any(isinstance(result, MomError) for result in results) else 200
     return Reply(status, json_bytes(CommitReply(shown)))
+
+
+async def _commit_each(call: Call, route: TopicRoute, wanted: CommitIn) -> list[MomError | None]:
+    """A result for each offset, None is success. One that can't be right fails by itself."""
+    results: list[MomError | None] = [None] * len(wanted.offsets)
+    commits: list[broker_pb2.OffsetCommit] = []
+    places: list[int] = []
+    for place, one in enumerate(wanted.offsets):
+        try:
+            commits.append(_offset_commit(one, route))
+        except InvalidArgumentError as error:
+            results[place] = error
+        else:
+            places.append(place)
+    if commits:
+        found = await call.service.engine.commit_offsets(
+            route.name, call.names[1], wanted.member_id, commits
+        )
+        for place, result in zip(places, found, strict=True):
+            results[place] = result
+    return results
 
 
 def _offset_commit(one: OffsetIn, route: TopicRoute) -> broker_pb2.OffsetCommit:

@@ -20,8 +20,16 @@ from mom_core.errors import ErrorCode, MomError, error_of
 from mom_core.ids import id_text
 from mom_core.receipts import Receipt, decode_receipt, encode_receipt
 from mom_core.topics import TopicKind
-from mom_gateway.bodies import MessagesIn, ReceivedMessage, check_count, rfc3339, show_value
-from mom_gateway.calls import Call, Handler, Route, check_range
+from mom_gateway.bodies import (
+    DURATION_FORMS,
+    Duration,
+    MessagesIn,
+    ReceivedMessage,
+    check_count,
+    rfc3339,
+    show_value,
+)
+from mom_gateway.calls import Call, Handler, Route, check_duration, check_range
 from mom_gateway.http import Reply, json_bytes
 from mom_gateway.operations import Answer, Example, Operation
 from mom_gateway.problems import common_error, problem_of, problem_reply
@@ -42,12 +50,14 @@ class ReceiveIn(Struct, forbid_unknown_fields=True, kw_only=True):
 
     max: Annotated[int, Meta(description="At most so many messages, 1 to 10,000.")] = 1
     wait_ms: Annotated[
-        int, Meta(description="How long to wait for the first message, 0 to 55,000.")
+        Duration,
+        Meta(description=f"How long to wait for the first message, up to 55 s: {DURATION_FORMS}."),
     ] = 0
     lease_ms: Annotated[
-        int | None,
-        Meta(description="Length of the leases, 1,000 to 43,200,000. Default: the queue's."),
-    ] = None
+        Duration | None,
+        Meta(description=f"Length of the leases, 1 s to 12 h: {DURATION_FORMS}. Default: the "
+             "queue's."),
+    ] = None  # fmt: skip
     max_bytes: Annotated[
         int, Meta(description="About so many bytes, up to 8 MiB. 0 stands for 1 MiB.")
     ] = 0
@@ -68,16 +78,22 @@ class ReceiptsIn(Struct, forbid_unknown_fields=True, kw_only=True):
 class NackIn(ReceiptsIn, forbid_unknown_fields=True, kw_only=True):
     """Messages to give back."""
 
-    delay_ms: Annotated[int, Meta(description="Wait so long before they are delivered again.")] = 0
+    delay_ms: Annotated[
+        Duration,
+        Meta(description=f"Wait so long before they are delivered again: {DURATION_FORMS}."),
+    ] = 0
+    count: Annotated[
+        bool, Meta(description="false: this delivery does not count towards max_deliveries.")
+    ] = True
 
 
 class ExtendIn(ReceiptsIn, forbid_unknown_fields=True, kw_only=True):
     """Messages to keep for longer."""
 
     lease_ms: Annotated[
-        int | None,
-        Meta(description="The lease lasts so long from now, 1,000 to 43,200,000. Default: the "
-             "queue's."),
+        Duration | None,
+        Meta(description="The lease lasts so long from now, 1 s to 12 h: "
+             f"{DURATION_FORMS}. Default: the queue's."),
     ] = None  # fmt: skip
 
 
@@ -139,10 +155,9 @@ async def receive_messages(call: Call) -> Reply:
     """``POST …/messages:receive``."""
     wanted = await call.json(_receive_decoder, _DEFAULT_RECEIVE)
     check_range(wanted.max, "max", 1, limits.RECEIVE_MESSAGES_MAX)
-    check_range(wanted.wait_ms, "wait_ms", 0, limits.WAIT_MS_MAX)
+    wait_ms = check_duration(wanted.wait_ms, "wait_ms", 0, limits.WAIT_MS_MAX)
     check_range(wanted.max_bytes, "max_bytes", 0, limits.FETCH_BYTES_MAX)
-    if wanted.lease_ms is not None:
-        check_range(wanted.lease_ms, "lease_ms", limits.LEASE_MS_MIN, limits.LEASE_MS_MAX)
+    lease_ms = _lease_ms(wanted.lease_ms)
     source = await source_of(call)
     service = call.service
     releases = Releases(service, source)
@@ -151,8 +166,8 @@ async def receive_messages(call: Call) -> Reply:
         source.subscription,
         max_messages=wanted.max,
         max_bytes=wanted.max_bytes,
-        wait_ms=0 if service.draining else wanted.wait_ms,
-        lease_ms=wanted.lease_ms or 0,
+        wait_ms=0 if service.draining else wait_ms,
+        lease_ms=lease_ms or 0,
     )
     batches = await service.wait(work, call.receive, [], releases.release)
     try:
@@ -238,16 +253,20 @@ async def ack_messages(call: Call) -> Reply:
 async def nack_messages(call: Call) -> Reply:
     """``POST …/messages:nack``."""
     wanted = await call.json(_nack_decoder)
-    delay_ms = check_range(wanted.delay_ms, "delay_ms", 0, limits.SETTLE_DELAY_MS_MAX)
-    return await _settle(call, wanted.receipts, _NACK, delay_ms)
+    delay_ms = check_duration(wanted.delay_ms, "delay_ms", 0, limits.SETTLE_DELAY_MS_MAX)
+    return await _settle(call, wanted.receipts, _NACK if wanted.count else _RELEASE, delay_ms)
 
 
 async def extend_messages(call: Call) -> Reply:
     """``POST …/messages:extend``."""
     wanted = await call.json(_extend_decoder)
-    if wanted.lease_ms is not None:
-        check_range(wanted.lease_ms, "lease_ms", limits.LEASE_MS_MIN, limits.LEASE_MS_MAX)
-    return await _settle(call, wanted.receipts, _EXTEND, wanted.lease_ms)
+    return await _settle(call, wanted.receipts, _EXTEND, _lease_ms(wanted.lease_ms))
+
+
+def _lease_ms(wanted: Duration | None) -> int | None:
+    if wanted is None:
+        return None
+    return check_duration(wanted, "lease_ms", limits.LEASE_MS_MIN, limits.LEASE_MS_MAX)
 
 
 async def _settle(
@@ -398,7 +417,8 @@ _SETTLING: Final[tuple[_Settling, ...]] = (
     ("ack", ack_messages, "Acknowledge messages", "They are done, and never come again.",
      ReceiptsIn, {}),
     ("nack", nack_messages, "Give messages back",
-     "They are delivered again, after delay_ms; the delivery counts.", NackIn, {"delay_ms": 5000}),
+     "They are delivered again, after delay_ms. The delivery counts, unless count is false.",
+     NackIn, {"delay_ms": 5000, "count": False}),
     ("extend", extend_messages, "Extend leases", "The leases last lease_ms from now.", ExtendIn,
      {"lease_ms": 60000}),
 )  # fmt: skip

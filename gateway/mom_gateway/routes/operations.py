@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from mom_client.results import Operation as Work
 from mom_core.access import Action
+from mom_core.dead_letters import REASONS_TEXT
 from mom_core.errors import ErrorCode
 from mom_gateway.calls import Call
 from mom_gateway.operations import Answer, Described, Operation, Parameter
@@ -20,7 +21,7 @@ OPERATIONS: Final = Described()
 class FilterShown(Struct):
     """Which dead letters are meant; each that is set has to hold."""
 
-    reason: Annotated[str, Meta(description="max_deliveries or expired; empty: any.")]
+    reason: Annotated[str, Meta(description=f"{REASONS_TEXT}; empty: any.")]
     topic: Annotated[str, Meta(description="Where they died; empty: anywhere.")]
     subscription: Annotated[str, Meta(description="Whose messages they were; empty: anyone's.")]
     offsets: Annotated[list[int], Meta(description="Only these; empty: all.")]

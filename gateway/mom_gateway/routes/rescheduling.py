@@ -11,7 +11,7 @@ from mom_core import limits
 from mom_core.access import Action
 from mom_core.errors import ErrorCode, InvalidArgumentError, MomError
 from mom_core.positions import parse_position
-from mom_gateway.bodies import check_count, moment_of
+from mom_gateway.bodies import DURATION_FORMS, Duration, check_count, moment_of
 from mom_gateway.calls import Call, Handler, Route
 from mom_gateway.http import Reply, json_bytes
 from mom_gateway.operations import Answer, Example, Operation
@@ -35,7 +35,9 @@ class RescheduleIn(Struct, forbid_unknown_fields=True, kw_only=True):
     """Messages to deliver at another time; at once when neither is said."""
 
     positions: Positions
-    delay_ms: Annotated[int, Meta(description="So much later than now, milliseconds.")] = 0
+    delay_ms: Annotated[
+        Duration, Meta(description=f"So much later than now: {DURATION_FORMS}.")
+    ] = 0
     deliver_at_ms: Annotated[
         int, Meta(description="Not before, milliseconds since the Unix epoch.")
     ] = 0

@@ -39,7 +39,7 @@ class _SettleActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SettleAc
     SETTLE_ACTION_EXTEND: _SettleAction.ValueType  # 3
     """The lease lasts delay_ms from now."""
     SETTLE_ACTION_RELEASE: _SettleAction.ValueType  # 4
-    """Give back unhandled; the delivery does not count."""
+    """Give back unhandled; the delivery does not count. delay_ms as of NACK."""
     SETTLE_ACTION_BEGIN: _SettleAction.ValueType  # 5
     """The handler begins: from now on the delivery counts if the lease runs out. See
     ReceiveStreamStart.tells_begin.
@@ -54,7 +54,7 @@ SETTLE_ACTION_NACK: SettleAction.ValueType  # 2
 SETTLE_ACTION_EXTEND: SettleAction.ValueType  # 3
 """The lease lasts delay_ms from now."""
 SETTLE_ACTION_RELEASE: SettleAction.ValueType  # 4
-"""Give back unhandled; the delivery does not count."""
+"""Give back unhandled; the delivery does not count. delay_ms as of NACK."""
 SETTLE_ACTION_BEGIN: SettleAction.ValueType  # 5
 """The handler begins: from now on the delivery counts if the lease runs out. See
 ReceiveStreamStart.tells_begin.
@@ -1089,6 +1089,7 @@ class BrowsedBatch(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     DELIVERIES_FIELD_NUMBER: _builtins.int
     APPEND_TIME_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
     base_offset: _builtins.int
     batch: _builtins.bytes
     state: _builtins.str
@@ -1097,6 +1098,10 @@ class BrowsedBatch(_message.Message):
     """
     deliveries: _builtins.int
     append_time_ms: _builtins.int
+    until_ms: _builtins.int
+    """When a delayed message may be delivered, or a lease ends, by the store's clock, milliseconds
+    since the Unix epoch; else 0.
+    """
     def __init__(
         self,
         *,
@@ -1105,10 +1110,11 @@ class BrowsedBatch(_message.Message):
         state: _builtins.str = ...,
         deliveries: _builtins.int = ...,
         append_time_ms: _builtins.int = ...,
+        until_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_time_ms", b"append_time_ms", "base_offset", b"base_offset", "batch", b"batch", "deliveries", b"deliveries", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_time_ms", b"append_time_ms", "base_offset", b"base_offset", "batch", b"batch", "deliveries", b"deliveries", "state", b"state", "until_ms", b"until_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1717,7 +1723,7 @@ class DeadLetterFilter(_message.Message):
     OFFSETS_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """"max_deliveries" or "expired"."""
+    """"max_deliveries", "expired", "handler_failed" or "payload"."""
     topic: _builtins.str
     """Where they died."""
     subscription: _builtins.str

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import sys
 from importlib import import_module
 
 import click
@@ -78,6 +81,13 @@ def test_a_misspelt_command_gets_the_nearest_name(
         (["receive", "q", "--follow"], "--ack"),
         (["topic", "list", "--nodes", "http://127.0.0.1:8080?x=1"], "not the URL of a gateway"),
         (["topic", "list", "--nodes", "somewhere"], "host:port"),
+        (["reschedule", "q", "0:1", "--at", "2027-01-31T08:00:00"], "has no time zone: add Z"),
+        (["reschedule", "q", "0:1", "--at", "2027-01-31"], "is no time"),
+        (["consume", "t", "--from", "timestamp:2027-01-31T08:00:00"], "has no time zone: add Z"),
+        (["dev", "--port", "banana"], "'banana' is no whole number; 0 to 65535 is allowed"),
+        (["produce", "t", "v", "--partition", "x"], "'x' is no whole number; 0 or more is allowed"),
+        (["queue", "delete", "q"], "there is no terminal to ask at: give --yes"),
+        (["dead", "list", "q", "--reason", "boredom"], "'handler_failed', 'payload'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -89,6 +99,28 @@ def test_wrong_usage_is_said_and_is_exit_code_2(
     assert captured.out == ""
     assert expected in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_question_is_asked_at_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leader, terminal = pty.openpty()
+    with os.fdopen(leader, "wb", buffering=0) as answers, os.fdopen(terminal) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        answers.write(b"n\n")
+        assert run(["topic", "delete", "logs", "--nodes", NOBODY]) == ExitCode.INTERRUPTED
+        assert (
+            "delete topic 'logs' with all its messages, for ever? [y/N]" in capsys.readouterr().err
+        )
+        answers.write(b"y\n")
+        assert run(["topic", "delete", "logs", "--nodes", NOBODY]) == ExitCode.UNAVAILABLE
+
+
+def test_the_help_of_a_rate_says_what_0_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["dead", "redrive", "--help"]) == ExitCode.OK
+    said = capsys.readouterr().out
+    assert "--rate RATE" in said
+    assert "0, the default" in said
 
 
 def test_an_error_of_json_output_is_json_on_standard_error(

@@ -324,7 +324,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             case SettleAction.BEGIN:
                 one.begun = True
             case SettleAction.RELEASE:
-                one.state, one.available_at_ms = "waiting", 0
+                one.state = "waiting"
+                one.available_at_ms = self.now_ms + delay_ms if delay_ms else 0
                 one.deliveries -= 1
             case SettleAction.NACK:
                 self.model.fail(one, self.now_ms, delay_ms)

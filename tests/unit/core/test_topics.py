@@ -226,12 +226,18 @@ def test_start_positions(text: str, expected: Start) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "offset:", "offset:-1", "offset:9007199254740993", "timestamp:2023-11-14T22:13:20",
+    ["", "offset:", "offset:-1", "offset:9007199254740993", "timestamp:2023-11-14",
      "timestamp:1960-01-01T00:00:00Z", "timestamp:x", 5, None],
 )  # fmt: skip
 def test_what_is_no_start_position_is_refused(text: object) -> None:
     with pytest.raises(InvalidArgumentError, match="is not a start position"):
         parse_start(text)
+
+
+def test_a_time_without_a_zone_is_told_what_it_lacks() -> None:
+    with pytest.raises(InvalidArgumentError, match="has no time zone: add Z") as caught:
+        parse_start("timestamp:2023-11-14T22:13:20", "to")
+    assert caught.value.field == "to"
 
 
 def test_the_budget_names_sum_limit_and_remedy() -> None:

@@ -116,7 +116,7 @@ def test_any_bytes_come_back_as_they_went(value: bytes) -> None:
         (b'{"value": 1, "content_type": "text/plain"}', "value"),
         (b'{"value": 1, "vaule": 2}', "vaule"),
         (b'{"value": 1, "key": 2}', "key"),
-        (b'{"value": 1, "headers": {"a": 1}}', "headers[...]"),
+        (b'{"value": 1, "headers": {"a": 1}}', "headers"),
         (b'{"value": 1, "timestamp_ms": -1}', "timestamp_ms"),
         (b'{"value": 1, "id": "x"}', "id"),
         (b'{"value": 1, "delay_ms": -1}', "delay_ms"),

@@ -321,6 +321,39 @@ async def test_receive_and_settle(rest: Rest) -> None:
     assert reply["results"][1]["code"] == "lease_lost"
 
 
+async def test_a_delivery_that_does_not_count(rest: Rest) -> None:
+    await rest.ok("POST", MESSAGES, json={"value": "a"})
+    (one,) = (await rest.ok("POST", f"{MESSAGES}:receive"))["messages"]
+    body = {"receipts": [one["receipt"]], "count": False, "delay_ms": 5}
+    await rest.ok("POST", f"{MESSAGES}:nack", json=body)
+    assert rest.engine.settled == [(broker_pb2.SETTLE_ACTION_RELEASE, 0)]
+    problem = await rest.problem("POST", f"{MESSAGES}:nack", 400, json=body | {"count": 0})
+    assert problem["field"] == "count"
+
+
+async def test_durations_are_taken_in_all_forms(rest: Rest) -> None:
+    await rest.ok("POST", MESSAGES, json={"value": "a", "delay_ms": "1m", "ttl_ms": "1h"})
+    reply = await rest.ok("POST", f"{MESSAGES}:receive", json={"lease_ms": "1m", "wait_ms": "0s"})
+    (one,) = reply["messages"]
+    assert one["lease_ms"] == 60_000
+    receipts = {"receipts": [one["receipt"]]}
+    reply = await rest.ok("POST", f"{MESSAGES}:extend", json=receipts | {"lease_ms": "1s"})
+    assert reply["results"][0]["lease_expires_at"] == "2023-11-14T22:13:51.000Z"
+    await rest.ok("POST", f"{MESSAGES}:nack", json=receipts | {"delay_ms": "1m"})
+    for path, field, value in (
+        ("", "delay_ms", "soon"),
+        ("", "ttl_ms", "1 h"),
+        (":receive", "lease_ms", "1ms"),
+        (":receive", "wait_ms", "2m"),
+        (":nack", "delay_ms", "-1s"),
+        (":nack", "delay_ms", 1.5),
+    ):
+        body: dict[str, Any] = {field: value}
+        body |= {"": {"value": 1}, ":nack": receipts}.get(path, {})
+        problem = await rest.problem("POST", f"{MESSAGES}{path}", 400, json=body)
+        assert problem["field"] == field
+
+
 async def test_foreign_and_forged_receipts(rest: Rest) -> None:
     rest.engine.add("other", TopicKind.QUEUE)
     await rest.ok("POST", MESSAGES, json={"value": 1})
