@@ -116,7 +116,8 @@ class TopicConfig(msgspec.Struct, frozen=True, kw_only=True):
     """32 lower-case hex digits. A topic made again under an old name has another one."""
     partitions: int
     retention_ms: int
-    """How long messages are kept. 0: no limit by time."""
+    """How long messages are kept. 0: no limit by time. A topic that retains until acked has it only
+    for as long as it has no subscription."""
     retention_bytes: int
     """How many bytes of messages each partition keeps."""
     message_bytes_max: int
@@ -128,8 +129,8 @@ class TopicConfig(msgspec.Struct, frozen=True, kw_only=True):
     messages_max: int = 0
     """A queue refuses new messages while it holds so many, over all partitions. 0: no bound."""
     retain_until_acked: bool = False
-    """Whether a topic removes a message when all of its subscriptions have handled it, and refuses
-    new ones at ``retention_bytes`` rather than remove old ones."""
+    """Whether a topic keeps a message, whatever its age, until all of its subscriptions have
+    handled it, and then removes it; new ones are refused at ``retention_bytes``."""
     unknown: dict[str, Any] = {}
     """Fields that a newer version stored, kept as they are."""
 

@@ -54,8 +54,9 @@ class TopicSettings(Struct, omit_defaults=True, kw_only=True):
     message_bytes_max: Size = 1_048_576
     retain_until_acked: Annotated[
         bool,
-        Meta(description="Remove a record when all subscriptions have handled it, and refuse new "
-             "ones at retention_bytes rather than remove old ones."),
+        Meta(description="Keep a record, whatever its age, until all subscriptions have handled "
+             "it, then remove it; refuse new ones at retention_bytes rather than remove old ones. "
+             "retention_ms counts only while there is no subscription."),
     ] = False  # fmt: skip
     dedup_window_ms: DedupWindow = 300_000
 
