@@ -57,7 +57,9 @@ ACTIONS: Final = {
 # A receive over several partitions gives each at least this much room.
 _ROOM_BYTES_MIN: Final = 64 * 1024
 _REASONS: Final = {
-    ErrorCode.ALREADY_SETTLED: "was acknowledged before",
+    # What is settled does not say by what, which keeps it small.
+    ErrorCode.ALREADY_SETTLED: "is settled: it was acknowledged, cancelled, purged or redriven, "
+    "expired, went to the dead letters, or was removed by retention, before",
     ErrorCode.LEASE_LOST: "is not under this lease any more: it ended, and the message may be "
     "with another worker",
     ErrorCode.INVALID_RECEIPT: "was never leased",
