@@ -133,7 +133,9 @@ class SubscriptionService:
             for one in readers:
                 one.wake()
             turn = turn or self._room.turn()
-            await self._room.wait([one.ready for one in readers], left_ms, turn)
+            # A partition that comes meanwhile may have something, too.
+            signals = [self._partitions.ownership.changed, *(one.ready for one in readers)]
+            await self._room.wait(signals, left_ms, turn)
 
     async def readers(
         self, topic: TopicConfig, name: str, request: broker_pb2.ReceiveRequest
