@@ -430,9 +430,7 @@ async def test_a_wait_covers_partitions_that_come_meanwhile(
     await cluster.create(QUEUE, owners=["n1", "n2"])
     request = receive_request(messages_max, wait_ms=20_000, forwarded=True)
     waiting = asyncio.ensure_future(cluster.stub("n1").Receive(request))
-    await until(
-        lambda: [len(one.ready) for one in readers(cluster, "n1")] == [1], "the call waits"
-    )
+    await until(lambda: [len(one.ready) for one in readers(cluster, "n1")] == [1], "the call waits")
     await cluster.move(1, "n1")
     await until(
         lambda: [len(one.ready) for one in readers(cluster, "n1")] == [1, 1], "it waits at both"
