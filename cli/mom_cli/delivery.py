@@ -31,7 +31,7 @@ def delivery_options() -> list[click.Option]:
         click.Option(
             ["--max-deliveries"],
             type=int,
-            help="Failed deliveries before that, 1 to 1000. [default: 5]",
+            help="Failed deliveries before that, 1 to 1000. Needs --dead-letter. [default: 5]",
         ),
         click.Option(
             ["--dead-letter-expired/--drop-expired"],
@@ -46,12 +46,12 @@ def delivery_options() -> list[click.Option]:
         click.Option(
             ["--retry-backoff-multiplier"],
             type=float,
-            help="The wait grows by it with each further one, 1 to 100.",
+            help="The wait grows by it with each further one, 1 to 100. Needs --retry-backoff.",
         ),
         click.Option(
             ["--retry-backoff-max", "retry_backoff_max_ms"],
             type=duration,
-            help="The longest wait, such as 10m.",
+            help="The longest wait, such as 10m, below --message-ttl. Needs --retry-backoff.",
         ),
         click.Option(
             ["--message-ttl", "message_ttl_ms"],

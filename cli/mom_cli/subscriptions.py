@@ -167,7 +167,7 @@ def _progress(partition: broker_pb2.PartitionDescription, name: str) -> dict[str
 
 @subscription.command(
     help="Change settings of a subscription.\n\n"
-    + examples("mom subscription alter orders mail --lease 1m --max-deliveries 3"),
+    + examples("mom subscription alter orders mail --dead-letter mail.dlq --max-deliveries 3"),
 )
 @_TOPIC
 @_NAME

@@ -73,8 +73,9 @@ def _settings(kind: TopicKind) -> list[click.Option]:
             click.Option(
                 ["--retain-until-acked/--no-retain-until-acked"],
                 default=None,
-                help="Remove a message when all subscriptions have handled it, and refuse new "
-                "ones at --retention-bytes rather than remove old ones.",
+                help="Keep a message, whatever its age, until all subscriptions have handled it, "
+                "then remove it; refuse new ones at --retention-bytes rather than remove old ones. "
+                "--retention counts only while there is no subscription.",
             )
         )
     return options

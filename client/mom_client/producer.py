@@ -55,6 +55,8 @@ _WORD: Final = struct.Struct("<I")
 _SHORT_DEDUP_ID: Final = limits.DEDUP_ID_BYTES_MAX // 4
 # Messages that one caller adds before others get the loop.
 _ADDS_PER_TURN_MAX: Final = 1_000
+# By how much the clocks of producers and the store are taken to differ.
+_CLOCKS_DIFFER_MS: Final = 1_000
 # Topics a producer keeps ready; those with nothing in flight make room.
 _PUBLISHERS_MAX: Final = limits.TOPICS_MAX
 _WRONG_TURNS: Final = (ErrorCode.NOT_OWNER, ErrorCode.STALE_EPOCH, ErrorCode.UNAVAILABLE,
@@ -84,6 +86,7 @@ class TopicPublisher:
         queue = route.config.queue
         # A topic's subscriptions have each an ordering of their own.
         self._takes_priorities = queue is None or queue.ordering is Ordering.PRIORITY
+        self._ttl_ms = queue.message_ttl_ms if queue is not None else 0
 
     def update(self, route: TopicRoute) -> None:
         """Take over a newer table's owners, partitions and limits of the same topic."""
@@ -131,7 +134,22 @@ class TopicPublisher:
         else:
             lane = self.lanes[self._partitioner.of_hash(key_hash)]
         group = group_of(message, self._fair_header) if self._fair_header else None
+        alone = self._may_be_refused(message)
+        if alone and lane.building is not None:
+            lane.close_batch()
         self._producer.add(lane, message, key_hash, group, dedup, sink, token)
+        if alone and lane.building is not None:
+            lane.close_batch()
+
+    def _may_be_refused(self, message: Message) -> bool:
+        """Whether the owner may refuse a message for its delay, and with it all of its batch.
+
+        The owner decides, by the store's clock: a message would expire before it may be delivered.
+        """
+        if not message.deliver_at_ms or not self._ttl_ms:
+            return False
+        latest_ms = self._producer.now_ms() + self._ttl_ms - _CLOCKS_DIFFER_MS
+        return message.deliver_at_ms >= latest_ms
 
     def _check_priority(self, message: Message) -> None:
         queue = self.route.config.queue
@@ -255,6 +273,10 @@ class Producer:
     def in_flight_bytes(self) -> int:
         """Bytes of messages that were taken and are not yet settled."""
         return self._in_flight_bytes
+
+    def now_ms(self) -> int:
+        """Milliseconds since the Unix epoch, by the clock of this process."""
+        return self._clock.now_ms()
 
     def new_producer_id(self) -> int:
         """A random producer id; never 0, which means none, nor one of MOM's own."""

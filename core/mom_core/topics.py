@@ -116,7 +116,8 @@ class TopicConfig(msgspec.Struct, frozen=True, kw_only=True):
     """32 lower-case hex digits. A topic made again under an old name has another one."""
     partitions: int
     retention_ms: int
-    """How long messages are kept. 0: no limit by time."""
+    """How long messages are kept. 0: no limit by time. A topic that retains until acked has it only
+    for as long as it has no subscription."""
     retention_bytes: int
     """How many bytes of messages each partition keeps."""
     message_bytes_max: int
@@ -128,8 +129,8 @@ class TopicConfig(msgspec.Struct, frozen=True, kw_only=True):
     messages_max: int = 0
     """A queue refuses new messages while it holds so many, over all partitions. 0: no bound."""
     retain_until_acked: bool = False
-    """Whether a topic removes a message when all of its subscriptions have handled it, and refuses
-    new ones at ``retention_bytes`` rather than remove old ones."""
+    """Whether a topic keeps a message, whatever its age, until all of its subscriptions have
+    handled it, and then removes it; new ones are refused at ``retention_bytes``."""
     unknown: dict[str, Any] = {}
     """Fields that a newer version stored, kept as they are."""
 
@@ -470,6 +471,7 @@ def patch_topic(existing: TopicConfig, patch: object) -> TopicConfig:
         topic_id=existing.topic_id,
         created_at_ms=existing.created_at_ms,
         unknown=existing.unknown,
+        standing=existing.queue,
     )
 
 
@@ -481,6 +483,7 @@ def _topic_of(
     topic_id: str,
     created_at_ms: int,
     unknown: dict[str, Any],
+    standing: QueueSettings | None = None,
 ) -> TopicConfig:
     return TopicConfig(
         name=name,
@@ -492,42 +495,92 @@ def _topic_of(
         message_bytes_max=values["message_bytes_max"],
         dedup_window_ms=values["dedup_window_ms"],
         created_at_ms=created_at_ms,
-        queue=_queue_of(values, name) if kind is TopicKind.QUEUE else None,
+        queue=_queue_of(values, name, standing) if kind is TopicKind.QUEUE else None,
         messages_max=values.get("messages_max", 0),
         retain_until_acked=values.get("retain_until_acked", False),
         unknown=unknown,
     )
 
 
-def _queue_of(values: Mapping[str, Any], name: str) -> QueueSettings:
-    """The settings of a queue, if they go together. Raises InvalidArgumentError."""
+def _queue_of(
+    values: Mapping[str, Any], name: str, standing: QueueSettings | None = None
+) -> QueueSettings:
+    """The settings of a queue, if they go together; those that stand are not judged again.
+
+    Raises InvalidArgumentError.
+    """
     given = {field: values[field] for field in QueueSettings.__struct_fields__ if field in values}
     queue = msgspec.convert(given, QueueSettings)
+    if queue != standing:
+        _check_dead_letters(queue, name)
+        _check_waits(queue)
+        _check_turns(queue)
+    return queue
+
+
+def _check_dead_letters(queue: QueueSettings, name: str) -> None:
     if queue.dead_letter == name:
         raise InvalidArgumentError(
             f"dead_letter of {name!r} is {name!r} itself, so a message that can't be handled "
             "would never leave it; name another one",
             field="dead_letter",
         )
-    if queue.dead_letter_expired and not queue.dead_letter:
+    if queue.dead_letter:
+        return
+    if queue.dead_letter_expired:
         raise InvalidArgumentError(
             "dead_letter_expired is true, but there is no dead_letter for the expired to go to; "
             "name one",
             field="dead_letter_expired",
         )
-    if queue.retry_backoff_max_ms and queue.retry_backoff_max_ms < queue.retry_backoff_ms:
+    # The default can't be told from a setting that was left out.
+    if queue.max_deliveries != limits.MAX_DELIVERIES_DEFAULT:
         raise InvalidArgumentError(
-            f"retry_backoff_max_ms is {queue.retry_backoff_max_ms}, below retry_backoff_ms, which "
-            f"is {queue.retry_backoff_ms}; the longest wait can't be shorter than the first",
+            f"max_deliveries is {queue.max_deliveries}, but there is no dead_letter for a message "
+            "to go to after them, so it would come again for ever; name one, or leave "
+            "max_deliveries out",
+            field="max_deliveries",
+        )
+
+
+def _check_waits(queue: QueueSettings) -> None:
+    longest_ms, first_ms = queue.retry_backoff_max_ms, queue.retry_backoff_ms
+    if longest_ms and longest_ms < first_ms:
+        raise InvalidArgumentError(
+            f"retry_backoff_max_ms is {longest_ms}, below retry_backoff_ms, which "
+            f"is {first_ms}; the longest wait can't be shorter than the first",
             field="retry_backoff_max_ms",
         )
+    if not first_ms:
+        _check_no_growth(queue)
+    for field in ("retry_backoff_ms", "retry_backoff_max_ms"):
+        wait_ms = getattr(queue, field)
+        if wait_ms and 0 < queue.message_ttl_ms <= wait_ms:
+            raise InvalidArgumentError(
+                f"{field} is {wait_ms}, but messages expire after {queue.message_ttl_ms} "
+                "(message_ttl_ms), so one that waited as long would never come again; let it be "
+                "shorter, or messages live longer",
+                field=field,
+            )
+
+
+def _check_no_growth(queue: QueueSettings) -> None:
+    for field in ("retry_backoff_multiplier", "retry_backoff_max_ms"):
+        if getattr(queue, field) != getattr(_QUEUE_DEFAULTS, field):
+            raise InvalidArgumentError(
+                f"{field} is {getattr(queue, field)}, but retry_backoff_ms is 0, so there is no "
+                f"wait that could grow; set retry_backoff_ms, or leave {field} out",
+                field=field,
+            )
+
+
+def _check_turns(queue: QueueSettings) -> None:
     if queue.fair_header and queue.ordering is not Ordering.FAIR:
         raise InvalidArgumentError(
             f"fair_by is {queue.fair_by!r}, but ordering is {queue.ordering.value}, which has no "
             "turns to share by it; set ordering fair",
             field="fair_by",
         )
-    return queue
 
 
 def fair_header(subscriptions: Iterable[SubscriptionConfig]) -> str:
@@ -624,7 +677,7 @@ def patch_subscription(existing: SubscriptionConfig, patch: object) -> Subscript
     return msgspec.structs.replace(
         existing,
         session_ms=values.get("session_ms", existing.session_ms),
-        queue=_queue_of(values, existing.topic),
+        queue=_queue_of(values, existing.topic, existing.queue),
     )
 
 

@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 # Replaced by the name of what is made.
 ITSELF: Final = "ITSELF"
 
+NEEDS_DEAD_LETTER: Final = "needs a deadLetter"
+
 
 class Contradiction(NamedTuple):
     """Settings, with durations as text, and how their refusal reads."""
@@ -30,11 +32,11 @@ class Contradiction(NamedTuple):
 OF_DELIVERY: Final = [
     Contradiction({"dead_letter": ITSELF}, "dead_letter", "deadLetter"),
     Contradiction({"dead_letter": "not a name"}, "dead_letter", "deadLetter"),
-    Contradiction({"dead_letter_expired": True}, "dead_letter_expired", "needs a deadLetter"),
+    Contradiction({"dead_letter_expired": True}, "dead_letter_expired", NEEDS_DEAD_LETTER),
     Contradiction(
         {"dead_letter_expired": True, "dead_letter": ""},
         "dead_letter_expired",
-        "needs a deadLetter",
+        NEEDS_DEAD_LETTER,
     ),
     Contradiction(
         {"retry_backoff_ms": "10s", "retry_backoff_max_ms": "1s"},
@@ -46,6 +48,21 @@ OF_DELIVERY: Final = [
         {"retry_backoff_multiplier": 0.5}, "retry_backoff_multiplier", "retryBackoffMultiplier"
     ),
     Contradiction({"max_deliveries": 0}, "max_deliveries", "maxDeliveries"),
+    Contradiction({"max_deliveries": 3}, "max_deliveries", NEEDS_DEAD_LETTER),
+    Contradiction(
+        {"retry_backoff_multiplier": 2}, "retry_backoff_multiplier", "needs a retryBackoff"
+    ),
+    Contradiction({"retry_backoff_max_ms": "1m"}, "retry_backoff_max_ms", "needs a retryBackoff"),
+    Contradiction(
+        {"retry_backoff_ms": "1m", "message_ttl_ms": "1m"},
+        "retry_backoff_ms",
+        "expire before the wait",
+    ),
+    Contradiction(
+        {"retry_backoff_ms": "1s", "retry_backoff_max_ms": "2m", "message_ttl_ms": "1m"},
+        "retry_backoff_max_ms",
+        "expire before the wait",
+    ),
     Contradiction({"message_ttl_ms": "1ms"}, "message_ttl_ms", "must be from 100ms"),
     Contradiction({"lease_ms": "13h"}, "lease_ms", "must be from 1s to 12h"),
     Contradiction({"ordering": "random"}, "ordering", "ordering"),

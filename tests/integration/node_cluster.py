@@ -29,6 +29,7 @@ class NodeCluster:
         self.nodes: dict[str, Node] = {}
         self._channels: list[grpc.aio.Channel] = []
         self._epoch = 0
+        self._owners: list[Owner] = []
 
     async def add_node(self, node_id: str) -> Node:
         """Start a node and make it known."""
@@ -67,11 +68,19 @@ class NodeCluster:
 
     async def assign(self, owners: Sequence[str]) -> None:
         """Give the partitions to these nodes under a new epoch, as a master does."""
-        key = catalog.assignment_key(TOPIC_ID)
         self._epoch += 100
-        assignment = Assignment(
-            topic_id=TOPIC_ID, owners=tuple(Owner(one, self._epoch) for one in owners)
-        )
+        await self._write_owners([Owner(one, self._epoch) for one in owners])
+
+    async def move(self, index: int, node_id: str) -> None:
+        """Give one partition to another node, and leave the others where they are."""
+        self._epoch += 100
+        self._owners[index] = Owner(node_id, self._epoch)
+        await self._write_owners(self._owners)
+
+    async def _write_owners(self, owners: list[Owner]) -> None:
+        self._owners = owners
+        assignment = Assignment(topic_id=TOPIC_ID, owners=tuple(owners))
+        key = catalog.assignment_key(TOPIC_ID)
         await self.store.write([KeyWrite(key, catalog.encode(assignment))])
 
     def stub(self, node_id: str) -> broker_pb2_grpc.BrokerAsyncStub:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from contradictions import (
+    NEEDS_DEAD_LETTER,
     OF_DELIVERY,
     OF_QUEUES,
     Contradiction,
@@ -61,7 +62,7 @@ def test_rest_refuses_them_for_a_subscription(rest: httpx.Client, one: Contradic
 def test_rest_refuses_them_as_a_change(rest: httpx.Client) -> None:
     assert rest.put("/v1/queues/changed", json={"dead_letter": "changed.dlq"}).status_code == 201
     for one in OF_QUEUES:
-        if one.field == "dead_letter_expired":
+        if one.words == NEEDS_DEAD_LETTER:
             continue  # There is a place for them here.
         patch = in_rest(one.settings, "changed")
         status, field = blamed(rest.patch("/v1/queues/changed", json=patch))
@@ -121,6 +122,22 @@ def test_a_priority_is_refused_where_there_are_none_and_no_other_message_suffers
     assert ["offset" in one for one in done["results"]] == [True, False, True]
     done = dev.mom("produce", "strict", "d", "--priority", "5", code=1)
     assert "which knows no priorities" in done.stderr.decode()
+
+
+def test_a_delay_beyond_the_expiry_is_refused_and_no_other_message_suffers(
+    rest: httpx.Client, dev: DevProcess
+) -> None:
+    assert rest.put("/v1/queues/brief", json={"message_ttl_ms": "1m"}).status_code == 201
+    delays_ms = [0, 120_000, 30_000, 60_000, 59_000]
+    messages = [{"value": "a", "delay_ms": delay_ms} for delay_ms in delays_ms]
+    done = rest.post("/v1/queues/brief/messages", json={"messages": messages}).json()
+    fields = [one.get("field") for one in done["results"]]
+    assert fields == [None, "deliver_at_ms", None, "deliver_at_ms", None]
+    assert ["offset" in one for one in done["results"]] == [True, False, True, False, True]
+    refused = dev.mom("produce", "brief", "late", "--delay", "2m", code=1).stderr.decode()
+    assert "would expire" in refused
+    assert "may not be delivered before" in refused
+    dev.mom("produce", "brief", "in time", "--delay", "30s")
 
 
 def _field(one: Contradiction) -> str:

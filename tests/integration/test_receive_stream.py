@@ -421,3 +421,20 @@ async def _receive(stub: Any) -> Any:
 async def _readers(cluster: NodeCluster, count: int) -> list[Any]:
     await until(lambda: len(readers(cluster, "n1")) == count, "the node has seen it")
     return readers(cluster, "n1")
+
+
+@pytest.mark.parametrize("messages_max", [0, 5])
+async def test_a_wait_covers_partitions_that_come_meanwhile(
+    cluster: NodeCluster, messages_max: int
+) -> None:
+    await cluster.create(QUEUE, owners=["n1", "n2"])
+    request = receive_request(messages_max, wait_ms=20_000, forwarded=True)
+    waiting = asyncio.ensure_future(cluster.stub("n1").Receive(request))
+    await until(lambda: [len(one.ready) for one in readers(cluster, "n1")] == [1], "the call waits")
+    await cluster.move(1, "n1")
+    await until(
+        lambda: [len(one.ready) for one in readers(cluster, "n1")] == [1, 1], "it waits at both"
+    )
+    await put(cluster, (1, [b"a"]))
+    response = await waiting
+    assert response.more_ready or values(response.batches) == [b"a"]

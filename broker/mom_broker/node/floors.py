@@ -10,7 +10,7 @@ from mom_broker.node.group import read_from
 from mom_broker.node.ownership import OwnedPartition
 from mom_broker.node.placed import PlacedPartitions
 from mom_core.names import PartitionId
-from mom_core.topics import SubscriptionMode
+from mom_core.topics import SubscriptionConfig, SubscriptionMode
 from mom_proto.v1 import broker_pb2
 
 
@@ -20,12 +20,16 @@ class AckedFloors:
     def __init__(self, partitions: PlacedPartitions) -> None:
         self._partitions = partitions
 
+    def has_subscriptions(self, owned: OwnedPartition) -> bool:
+        """Whether there is anybody to wait for."""
+        return bool(self._configs(owned.log.id))
+
     async def of(self, owned: OwnedPartition) -> int | None:
         """That offset; None when there is no subscription, or not all are known here yet.
 
         Raises MomError when the coordinator does not answer.
         """
-        configs = self._partitions.view.subscriptions.get(owned.log.id.topic_id, {})
+        configs = self._configs(owned.log.id)
         streams = [one.name for one in configs.values() if one.mode is SubscriptionMode.STREAM]
         found = await self._committed(owned.log.id) if streams else {}
         for name, reader in owned.subscriptions.readers.items():
@@ -34,13 +38,16 @@ class AckedFloors:
             return None
         return min(found[name] for name in configs)
 
+    def _configs(self, partition: PartitionId) -> dict[str, SubscriptionConfig]:
+        return self._partitions.view.subscriptions.get(partition.topic_id, {})
+
     async def _committed(self, partition: PartitionId) -> dict[str, int]:
         """The committed offsets of the topic's groups."""
         first = PartitionId(partition.topic_id, 0)
         owned = self._partitions.ownership.owned.get(first)
         if owned is None:
             return await self._ask(first, partition.index)
-        configs = self._partitions.view.subscriptions.get(partition.topic_id, {})
+        configs = self._configs(partition)
         return {
             name: read_from(
                 configs[name], partition.index, one.state.lease(partition.index).committed

@@ -37,6 +37,7 @@ from mom_core.dedup import BatchIds
 from mom_core.delivery.carrying import lowest
 from mom_core.errors import (
     ErrorCode,
+    InvalidArgumentError,
     MomError,
     OffsetError,
     OverloadedError,
@@ -52,6 +53,7 @@ from mom_core.limits import (
     JOURNAL_BYTES_MAX,
     KEPT_READS_MAX,
     KEPT_VALUES_PER_COMMIT_MAX,
+    MESSAGE_TTL_MS_MIN,
     NODE_PENDING_BYTES_MAX,
     PARTITION_PENDING_BYTES_MAX,
     TRIM_BATCHES_MAX,
@@ -204,7 +206,8 @@ class Partition:
     def append(self, data: bytes) -> asyncio.Future[Landed]:
         """Queue a batch from outside for the next commit; the result is durable when it comes.
 
-        Raises CorruptBatchError, TooLargeError, OverloadedError, or what ended the ownership.
+        Raises CorruptBatchError, TooLargeError, OverloadedError, InvalidArgumentError, or what
+        ended the ownership.
         """
         self._check_owned()
         header = codec.verify(data)
@@ -213,6 +216,7 @@ class Partition:
         if not self.sequences.landed(header):
             self._check_full(len(data))
             self._check_length()
+            self._check_delays(header, data)
         ids = self.dedup.take_in(header, data)
         landed: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
         self._appends.append(_PendingAppend(data, header, landed, ids))
@@ -368,6 +372,26 @@ class Partition:
                 "ack messages, purge the queue, or raise messages_max",
                 retry_after_ms=1_000,
                 details={"messages": str(count), "messages_max": str(config.messages_max)},
+            )
+
+    def _check_delays(self, header: codec.BatchHeader, data: bytes) -> None:
+        """Refuse messages of a queue that would expire before they may be delivered.
+
+        What a producer wants to be refused alone it sends alone: a batch is atomic.
+        """
+        queue = self.config.queue
+        if queue is None or not queue.message_ttl_ms:
+            return
+        deliver_at_ms = max(codec.column(header, data, codec.COLUMN_DELIVER_AT))
+        expires_at_ms = self._store.now_ms() + queue.message_ttl_ms
+        # A delay as long as the expiry would leave it a moment, by the time that it took to come.
+        if deliver_at_ms + MESSAGE_TTL_MS_MIN > expires_at_ms:
+            raise InvalidArgumentError(
+                f"a message would expire ({expires_at_ms}, as message_ttl_ms of queue "
+                f"{self.config.name!r} is {queue.message_ttl_ms}) before anybody could get it, "
+                f"since it may not be delivered before {deliver_at_ms}; deliver it sooner, or "
+                "raise message_ttl_ms",
+                field="deliver_at_ms",
             )
 
     # Group commit.

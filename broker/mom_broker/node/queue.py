@@ -263,8 +263,12 @@ class QueueReader:
         return max(self.streams, len(self.ready))
 
     def look_for_stall(self, bound_ms: int) -> None:
-        """Note whether there are messages and workers, and for so long nothing happened."""
-        could_work = bool(self.workers or self.delivery.leased_count) and self.has_ready()
+        """Note whether there are messages and workers, and for so long nothing happened.
+
+        Who has a message under lease is a worker with work, also when nothing else waits.
+        """
+        ready = self.has_ready()
+        could_work = self.delivery.leased_count > 0 or (ready and self.workers > 0)
         self.stalled_since_ms = self._watchdog.look(could_work, self._now_ms(), bound_ms)
 
     def outstanding(self, offset: int, messages_max: int) -> list[Outstanding]:

@@ -2,8 +2,9 @@
 
 A topic keeps messages for a time and up to a number of bytes a partition. A queue keeps each
 message until it is acknowledged (and, if asked for, no longer than a time); its bytes are a bound
-on what it takes in, never a reason to drop a message. A topic that retains until acked is kept as
-a queue is, with all of its subscriptions.
+on what it takes in, never a reason to drop a message. A topic that retains until acked keeps each
+message, whatever its age, until all of its subscriptions have handled it, and bounds its bytes as a
+queue does; only while it has no subscription its time removes what nobody waits for.
 """
 
 from __future__ import annotations
@@ -143,12 +144,13 @@ class Retention:
 
     async def _rule_of_topic(self, owned: OwnedPartition) -> TrimRule:
         log, config = owned.log, owned.log.config
-        before_time_ms = self._before_time_ms(log)
         if not config.retain_until_acked:
-            return TrimRule(None, before_time_ms, config.retention_bytes or None)
+            return TrimRule(None, self._before_time_ms(log), config.retention_bytes or None)
+        if not self._floors.has_subscriptions(owned):
+            return TrimRule(None, self._before_time_ms(log), None)
         # It is kept as a queue is, and one delayed message must not fill it.
         readers = list(owned.subscriptions.readers.values())
         for _ in range(CARRY_PASSES_MAX):
             if not await self._carry_what_holds(log, readers):
                 break
-        return TrimRule(await self._floors.of(owned), before_time_ms, None)
+        return TrimRule(await self._floors.of(owned), None, None)

@@ -58,7 +58,9 @@ ACTIONS: Final = {
 # A receive over several partitions gives each at least this much room.
 _ROOM_BYTES_MIN: Final = 64 * 1024
 _REASONS: Final = {
-    ErrorCode.ALREADY_SETTLED: "was acknowledged before",
+    # What is settled does not say by what, which keeps it small.
+    ErrorCode.ALREADY_SETTLED: "is settled: it was acknowledged, cancelled, purged or redriven, "
+    "expired, went to the dead letters, or was removed by retention, before",
     ErrorCode.LEASE_LOST: "is not under this lease any more: it ended, and the message may be "
     "with another worker",
     ErrorCode.INVALID_RECEIPT: "was never leased",
@@ -137,7 +139,9 @@ class SubscriptionService:
             for one in readers:
                 one.wake()
             turn = turn or self._room.turn()
-            await self._room.wait([one.ready for one in readers], left_ms, turn)
+            # A partition that comes meanwhile may have something, too.
+            signals = [self._partitions.ownership.changed, *(one.ready for one in readers)]
+            await self._room.wait(signals, left_ms, turn)
 
     async def readers(
         self, topic: TopicConfig, name: str, request: broker_pb2.ReceiveRequest

@@ -54,8 +54,9 @@ class TopicSettings(Struct, omit_defaults=True, kw_only=True):
     message_bytes_max: Size = 1_048_576
     retain_until_acked: Annotated[
         bool,
-        Meta(description="Remove a record when all subscriptions have handled it, and refuse new "
-             "ones at retention_bytes rather than remove old ones."),
+        Meta(description="Keep a record, whatever its age, until all subscriptions have handled "
+             "it, then remove it; refuse new ones at retention_bytes rather than remove old ones. "
+             "retention_ms counts only while there is no subscription."),
     ] = False  # fmt: skip
     dedup_window_ms: DedupWindow = 300_000
 
@@ -82,14 +83,20 @@ class DeliverySettings(Struct, omit_defaults=True, kw_only=True):
         bool, Meta(description="Whether expired messages go there too; else they are dropped.")
     ] = False
     retry_backoff_ms: Annotated[
-        Duration, Meta(description="The wait after the first failed delivery, up to a day.")
-    ] = 0
+        Duration,
+        Meta(description="The wait after the first failed delivery, up to a day and below "
+             "message_ttl_ms."),
+    ] = 0  # fmt: skip
     retry_backoff_multiplier: Annotated[
-        float, Meta(description="The wait grows by it with each further one, 1 to 100.")
-    ] = 1.0
+        float,
+        Meta(description="The wait grows by it with each further one, 1 to 100. Needs "
+             "retry_backoff_ms."),
+    ] = 1.0  # fmt: skip
     retry_backoff_max_ms: Annotated[
-        Duration, Meta(description="The longest wait; 0: no bound but the multiplier's.")
-    ] = 0
+        Duration,
+        Meta(description="The longest wait, below message_ttl_ms; 0: no bound but the "
+             "multiplier's. Needs retry_backoff_ms."),
+    ] = 0  # fmt: skip
     message_ttl_ms: Annotated[
         Duration, Meta(description="Messages expire so long after they came; 0: never by that.")
     ] = 0

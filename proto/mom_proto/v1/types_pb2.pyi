@@ -223,8 +223,9 @@ class Topic(_message.Message):
     for a topic.
     """
     retain_until_acked: _builtins.bool
-    """Whether a topic removes a message when all of its subscriptions have handled it, and refuses
-    new ones at retention_bytes rather than remove old ones. Absent for a queue, which does so.
+    """Whether a topic keeps a message, whatever its age, until all of its subscriptions have handled
+    it, removes it then, and refuses new ones at retention_bytes rather than remove old ones;
+    retention_ms counts only while it has no subscription. Absent for a queue, which does so.
     """
     dedup_window_ms: _builtins.int
     """A second message with the same dedup_id is not stored within so long, milliseconds, 1,000 to

@@ -129,6 +129,28 @@ def test_a_patch_changes_only_what_it_names_and_null_means_default() -> None:
     assert (patched.partitions, patched.retention_bytes) == (4, 2 * GIB)
 
 
+@pytest.mark.parametrize(
+    ("standing", "mended"),
+    [
+        ({"max_deliveries": 3}, {"dead_letter": "dead"}),
+        ({"retry_backoff_multiplier": 2.0}, {"retry_backoff_ms": 10}),
+        ({"retry_backoff_max_ms": 10}, {"retry_backoff_max_ms": 0}),
+        ({"retry_backoff_ms": 100, "message_ttl_ms": 100}, {"message_ttl_ms": 101}),
+    ],
+)
+def test_what_an_older_version_allowed_is_judged_only_when_a_queue_changes(
+    standing: dict[str, object], mended: dict[str, object]
+) -> None:
+    made = topic(TopicKind.QUEUE)
+    assert made.queue is not None
+    made = msgspec.structs.replace(made, queue=msgspec.structs.replace(made.queue, **standing))
+    assert patch_topic(made, {"partitions": 9}).partitions == 9
+    with pytest.raises(InvalidArgumentError) as refused:
+        patch_topic(made, {"lease_ms": 2_000})
+    assert refused.value.field in standing
+    assert patch_topic(made, {"lease_ms": 2_000} | mended).queue is not None
+
+
 @pytest.mark.parametrize("patch", [{"partitions": 2}, {"partitions": None}])
 def test_partitions_never_become_fewer(patch: dict[str, object]) -> None:
     with pytest.raises(InvalidArgumentError, match="can't become fewer") as caught:

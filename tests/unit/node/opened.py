@@ -61,6 +61,9 @@ def topic_config(kind: TopicKind, **wanted: Any) -> TopicConfig:
 class QueueFloors:
     """How far all subscriptions are, where none is in stream mode."""
 
+    def has_subscriptions(self, owned: OwnedPartition) -> bool:
+        return bool(owned.subscriptions.readers)
+
     async def of(self, owned: OwnedPartition) -> int:
         return min(one.delivery.log_floor() for one in owned.subscriptions.readers.values())
 

@@ -241,6 +241,22 @@ async def test_one_delayed_message_does_not_fill_a_topic_that_is_kept_until_acke
         assert values(await owner.receive(name)) == [b"tomorrow"]
 
 
+async def test_a_topic_that_is_kept_until_acked_keeps_a_message_whatever_its_age() -> None:
+    clock = HandClock()
+    config = topic_config(TopicKind.TOPIC, retain_until_acked=True)
+    names = ("mail", "bill")
+    owner = Owner(MemoryStore(clock), clock, config, {name: subscription(name) for name in names})
+    await owner.open()
+    await owner.publish([Message(b"old")])
+    clock.time_ms += 100 * DAY_MS
+    for name in names:
+        await owner.sweep()
+        assert owner.log.log_start == 0
+        assert await drain(owner, name) == 1
+    await owner.sweep()
+    assert owner.log.log_start == 1
+
+
 async def test_bodies_that_nobody_came_to_need_are_dropped_by_the_next_owner() -> None:
     owner = queue()
     await owner.open()
