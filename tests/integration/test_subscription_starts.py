@@ -1,6 +1,7 @@
 """Where subscriptions begin that are made on topics with messages: by the SDK, REST and `mom`.
 
-Of the SDK by real processes, and by a TestBroker whose clock goes with the machine's.
+Of the SDK by real processes over SQLite and Redis, and by a TestBroker whose clock goes with the
+machine's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 
 import mom_client
 from integration.broker_process import BrokerProcess
+from integration.cluster_processes import ClusterProcesses
 from integration.dev_process import DevProcess
 from integration.running_test_broker import running_test_broker
 from mom_client.testing import TestBroker
@@ -36,26 +38,34 @@ CASES = [
 MODES = ["stream", "queue"]
 
 
-@pytest.fixture(params=["processes", "in memory"])
-async def in_memory(request: pytest.FixtureRequest) -> AsyncIterator[TestBroker | None]:
+@pytest.fixture(params=["SQLite", "Redis", "in memory"])
+def addresses(request: pytest.FixtureRequest) -> list[str]:
+    """Of nodes over that store; none: all is in memory."""
     if request.param == "in memory":
+        return []
+    processes: ClusterProcesses | BrokerProcess = request.getfixturevalue(
+        "cluster" if request.param == "Redis" else "broker"
+    )
+    return processes.addresses
+
+
+@pytest.fixture
+async def in_memory(addresses: list[str]) -> AsyncIterator[TestBroker | None]:
+    if addresses:
+        yield None
+    else:
         async with running_test_broker() as broker:
             yield broker
-    else:
-        yield None
 
 
 @pytest.fixture
 async def client(
-    request: pytest.FixtureRequest, in_memory: TestBroker | None
+    addresses: list[str], in_memory: TestBroker | None
 ) -> AsyncIterator[mom_client.Client]:
-    if in_memory is not None:
-        async with in_memory.client() as client:
-            yield client
-    else:
-        processes: BrokerProcess = request.getfixturevalue("broker")
-        async with mom_client.connect(processes.addresses[0]) as client:
-            yield client
+    async with (
+        in_memory.client() if in_memory is not None else mom_client.connect(addresses[0])
+    ) as client:
+        yield client
 
 
 async def take(
