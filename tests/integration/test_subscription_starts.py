@@ -186,16 +186,18 @@ async def test_latest_means_the_moment_of_the_call(
         return acknowledged >= count
 
     publishing = asyncio.create_task(publish())
-    for turn in range(5):
-        await until(lambda: has(20 * turn + 5), "some are published")  # noqa: B023 - awaited here
-        before = acknowledged
-        await client.create_subscription(name, f"s{turn}", mode=mode, start="latest")
-        after = acknowledged + 2  # One may have been on its way.
-        await until(lambda: has(after + 3), "more are published")  # noqa: B023 - awaited here
-        found = list(map(int, await take(client, name, f"s{turn}", mode, str(after + 3))))
-        assert before < found[0] <= after, "it begins at the call"
-        assert found == list(range(found[0], found[0] + len(found)))
-    publishing.cancel()
+    try:
+        for turn in range(5):
+            await until(lambda: has(20 * turn + 5), "some are published")  # noqa: B023 - awaited here
+            before = acknowledged
+            await client.create_subscription(name, f"s{turn}", mode=mode, start="latest")
+            after = acknowledged + 2  # One may have been on its way.
+            await until(lambda: has(after + 3), "more are published")  # noqa: B023 - awaited here
+            found = list(map(int, await take(client, name, f"s{turn}", mode, str(after + 3))))
+            assert before < found[0] <= after, "it begins at the call"
+            assert found == list(range(found[0], found[0] + len(found)))
+    finally:
+        publishing.cancel()
 
 
 async def test_what_nobody_handled_yet_is_counted_from_its_start(
