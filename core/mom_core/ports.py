@@ -91,6 +91,10 @@ class NewBatch(msgspec.Struct, frozen=True):
     sequence: int = 0
 
 
+NEVER_MS: Final = 1 << 52
+"""A time after every append time: where a log is then is its end."""
+
+
 class AppendOutcome(StrEnum):
     """What became of one batch of a commit."""
 
@@ -353,7 +357,11 @@ class Store(Protocol):
         """What commits kept beside the log under each key; None where there is nothing."""
 
     async def offset_at(self, partition: PartitionId, timestamp_ms: int) -> int:
-        """The base offset of the first batch appended at or after the time, else next_offset."""
+        """The first offset held of what was appended at or after the time, else next_offset.
+
+        So the time 0 gives log_start, and :data:`NEVER_MS` next_offset. 0 for a partition that
+        was not claimed yet, or was dropped.
+        """
 
     async def trim(self, partition: PartitionId, epoch: int, rule: TrimRule) -> Trimmed:
         """Remove whole batches from the front, a bounded number a call. Works on a full store.

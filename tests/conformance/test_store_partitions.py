@@ -9,7 +9,16 @@ import pytest
 
 from mom_core.errors import NotFoundError, StaleEpochError
 from mom_core.names import PartitionId
-from mom_core.ports import Appended, AppendOutcome, Commit, Loaded, NewBatch, Store, TrimRule
+from mom_core.ports import (
+    NEVER_MS,
+    Appended,
+    AppendOutcome,
+    Commit,
+    Loaded,
+    NewBatch,
+    Store,
+    TrimRule,
+)
 
 APPENDED = AppendOutcome.APPENDED
 
@@ -202,6 +211,9 @@ async def test_offset_at_a_time(store: Store, partition: PartitionId) -> None:
         assert await store.offset_at(partition, time_ms) == offset, time_ms
     await store.trim(partition, 1, TrimRule(before_offset=6))
     assert await store.offset_at(partition, 0) == 6
+    await store.trim(partition, 1, TrimRule(before_offset=8))
+    assert [await store.offset_at(partition, time_ms) for time_ms in (0, 20, 21)] == [8, 8, 9]
+    assert await store.offset_at(partition, NEVER_MS) == 18
 
 
 async def test_what_was_committed_is_there_after_a_restart(

@@ -326,6 +326,20 @@ async def test_a_topic_waits_for_its_cluster(lab: Lab) -> None:
     await lab.says(orders, "ClusterNotFound")
 
 
+async def test_a_subscription_that_is_added_begins_where_the_resource_says(lab: Lab) -> None:
+    lab.apply(cluster("begun"))
+    lab.apply(orders := topic("orders", "begun", partitions=1))
+    await lab.ready(orders)
+    async with mom_client.connect(lab.kubelet.master_address("begun")) as client:
+        await client.publish_many("orders", ["old", "older"])
+        mail = {"name": "mail", "mode": "queue", "start": "latest"}
+        lab.apply(changed(orders, subscriptions=[mail]))
+        await lab.until(lambda: lab.get(orders)["status"].get("subscriptions") == ["mail"])
+        await client.publish("orders", "new")
+        (message,) = await client.receive("orders", 10, wait=20, subscription="mail")
+        assert message.text() == "new"
+
+
 async def test_what_waits_is_told_within_seconds_and_written_only_when_it_changed(
     lab: Lab,
 ) -> None:

@@ -15,13 +15,22 @@ from mom_broker.master.deletions import Deletions, deletion_write
 from mom_broker.master.placer import Placer
 from mom_broker.master.writer import ControlWriter
 from mom_broker.storage.catalog_view import CatalogView
+from mom_broker.storage.starts import StartOffsets, find_starts
 from mom_core import catalog, topics
-from mom_core.errors import InvalidArgumentError, NotFoundError, OverloadedError
+from mom_core.errors import (
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    OverloadedError,
+)
 from mom_core.limits import SUBSCRIPTIONS_PER_TOPIC_MAX, TOPICS_MAX
 from mom_core.ports import KeyWrite, Random, Store
 from mom_core.topics import QueueSettings, SubscriptionConfig, TopicConfig, TopicKind
 
 TOPIC_ID_BYTES: Final = 16
+# How often the start of a subscription is looked up anew since its topic changed meanwhile: it was
+# made again, or got more partitions.
+LOOKUPS_MAX: Final = 5
 
 
 class TopicAdmin:
@@ -220,7 +229,10 @@ class TopicAdmin:
     ) -> tuple[SubscriptionConfig, bool]:
         """Create a subscription; whether it is new.
 
-        Raises NotFoundError for the topic, InvalidArgumentError, or ConflictError whose
+        Where it begins is looked up before it is written, once for ever. So ``latest`` is past what
+        was acknowledged before this call, and not past what is published after it.
+
+        Raises NotFoundError for the topic, InvalidArgumentError, StoreError, or ConflictError whose
         ``differences`` tell what stands there.
         """
         new = topics.new_subscription(
@@ -232,8 +244,9 @@ class TopicAdmin:
         )
 
         limit_bytes = (await self._store.usage()).limit_bytes
+        starts = StartOffsets("", ())
 
-        def plan() -> tuple[Sequence[KeyWrite], tuple[SubscriptionConfig, bool]]:
+        def plan() -> tuple[Sequence[KeyWrite], tuple[SubscriptionConfig, bool] | None]:
             topic = self.get(topic_name)
             standing = self._view.subscriptions.get(topic.topic_id, {})
             existing = standing.get(name)
@@ -243,9 +256,19 @@ class TopicAdmin:
             self._check_takes_subscription(topic, new, len(standing))
             topics.refuse_second_fair_header(standing.values(), new)
             dead_letters = self._dead_letters(topic, new.queue, limit_bytes)
-            return [_subscription_write(topic, new, 0), *dead_letters], (new, True)
+            if not starts.cover(topic):
+                return (), None
+            begun = msgspec.structs.replace(new, start_offsets=starts.offsets)
+            return [_subscription_write(topic, begun, 0), *dead_letters], (begun, True)
 
-        return await self._writer.apply(plan)
+        # Not within the plan: other changes need not wait while many partitions are looked at.
+        for _ in range(LOOKUPS_MAX):
+            made = await self._writer.apply(plan)
+            if made is not None:
+                return made
+            topic = self.get(topic_name)
+            starts = await find_starts(self._store, topic, topics.parse_start(new.start))
+        raise ConflictError(f"topic {topic_name!r} kept changing; try again")
 
     def _check_takes_subscription(
         self, topic: TopicConfig, new: SubscriptionConfig, standing: int

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from mom_broker.node.partition import Partition
 from mom_broker.node.queue import QueueReader
+from mom_broker.storage.starts import end_of
 from mom_core.names import PartitionId
 from mom_core.ports import BatchHead, Store
 from mom_proto.v1 import broker_pb2
-
-# Beyond every append time: what :meth:`Store.offset_at` answers with the end of the log.
-_END_MS: Final = 1 << 52
-
-
-async def end_of(store: Store, partition: PartitionId) -> int:
-    """The offset after the last message, of any partition."""
-    return await store.offset_at(partition, _END_MS)
 
 
 async def age_ms(log: Partition, offset: int | None, now_ms: int) -> int | None:

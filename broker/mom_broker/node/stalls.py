@@ -14,6 +14,7 @@ from typing import Final
 from mom_broker.node.group import GroupCoordinator
 from mom_broker.node.ownership import OwnedPartition, Ownership
 from mom_broker.storage.catalog_view import CatalogView
+from mom_broker.storage.starts import end_of
 from mom_core.errors import StoreError
 from mom_core.limits import STALL_LOOK_MS, STALLED_AFTER_MS
 from mom_core.names import PartitionId
@@ -24,7 +25,6 @@ _log = logging.getLogger(__name__)
 
 # The end of another node's partition is read in the store, and not more often than this.
 _END_AGE_MS_MAX: Final = 10_000
-_NEVER_ENDS: Final = 1 << 52
 
 
 class StallWatch:
@@ -96,7 +96,7 @@ class StallWatch:
         now_ms = self._clock.monotonic_ms()
         if now_ms - read_ms >= _END_AGE_MS_MAX:
             with suppress(StoreError):  # A store that is away shows elsewhere.
-                end = await self._store.offset_at(partition, _NEVER_ENDS)
+                end = await end_of(self._store, partition)
             self._ends[partition] = (end, now_ms)
         return end
 

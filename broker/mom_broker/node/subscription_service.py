@@ -14,6 +14,7 @@ from mom_broker.node.placed import PlacedPartitions, Remote
 from mom_broker.node.queue import LeasedSlice, QueueReader
 from mom_broker.node.signal import WaitingRoom
 from mom_broker.rpc.messages import MODES
+from mom_broker.storage.starts import end_of, offset_of
 from mom_core import batch as codec
 from mom_core.access import Action, Identity
 from mom_core.delivery import Leased, Outstanding, SettleAction, SettleOutcome
@@ -539,22 +540,15 @@ class SubscriptionService:
     async def _seek_offset(self, topic: TopicConfig, index: int, to: str) -> int:
         start = parse_start(to, "to")
         partition = PartitionId(topic.topic_id, index)
-        end = await lags.end_of(self._store, partition)
-        match start.kind:
-            case StartKind.EARLIEST:
-                return await self._store.offset_at(partition, 0)
-            case StartKind.LATEST:
-                return end
-            case StartKind.TIMESTAMP:
-                return await self._store.offset_at(partition, start.value)
-            case StartKind.OFFSET:
-                if start.value > end:
-                    raise InvalidArgumentError(
-                        f"offset {start.value} is past the end of partition {index}, which is at "
-                        f"{end}",
-                        field="to",
-                    )
-                return start.value
+        if start.kind is not StartKind.OFFSET:
+            return await offset_of(self._store, partition, start)
+        end = await end_of(self._store, partition)
+        if start.value > end:
+            raise InvalidArgumentError(
+                f"offset {start.value} is past the end of partition {index}, which is at {end}",
+                field="to",
+            )
+        return start.value
 
     # Describe.
 

@@ -258,7 +258,8 @@ end
 -- args: timestamp. Append times ascend with offsets, so the search is by offset.
 local function offset_at(keys, args)
   local wanted = tonumber(args[1])
-  local high = tonumber(redis.call('HGET', keys[META], 'next') or '0')
+  local held = redis.call('HMGET', keys[META], 'next', 'start')
+  local high = tonumber(held[1] or '0')
   local low, found = 0, high
   while low < high do
     local middle = math.floor((low + high) / 2)
@@ -275,7 +276,7 @@ local function offset_at(keys, args)
       end
     end
   end
-  return text(found)
+  return text(math.max(found, tonumber(held[2] or '0')))
 end
 
 -- The rule of mom_core/trimming.py.

@@ -247,7 +247,9 @@ class MemoryStore:
         if held is None:
             return 0
         found = bisect_left(held.batches, timestamp_ms, key=lambda batch: batch.append_time_ms)
-        return held.batches[found].base_offset if found < len(held.batches) else held.next_offset
+        if found == len(held.batches):
+            return held.next_offset
+        return max(held.log_start, held.batches[found].base_offset)
 
     async def trim(self, partition: PartitionId, epoch: int, rule: TrimRule) -> Trimmed:
         held = self._owned(partition, epoch)

@@ -453,7 +453,7 @@ def _bisect_time(connection: sqlite3.Connection, row: _Row, timestamp_ms: int) -
             high = min(middle, found)
         else:
             low = batch[0] & _OFFSET_MASK
-    return found
+    return max(row.log_start, found)
 
 
 # The control plane.

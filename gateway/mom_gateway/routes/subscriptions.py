@@ -47,7 +47,10 @@ class SubscriptionSettings(DeliverySettings, omit_defaults=True, kw_only=True):
     ] = "stream"  # fmt: skip
     start: Annotated[
         str,
-        Meta(description="earliest, latest, offset:N, timestamp:MILLISECONDS or RFC 3339."),
+        Meta(
+            description="earliest, latest, offset:N, timestamp:MILLISECONDS or RFC 3339; looked up "
+            "when it is made, within what each partition holds then."
+        ),
     ] = "earliest"
     session_ms: Annotated[Duration, Meta(description="Stream mode.")] = 10_000
 

@@ -428,9 +428,10 @@ class Subscription(_message.Message):
     mode: Global___SubscriptionMode.ValueType
     start: _builtins.str
     """Where it begins: "earliest", "latest", an offset for every partition ("offset:42"), or the
-    first
-    message appended at or after a time in milliseconds since the Unix epoch
-    ("timestamp:1700000000000").
+    first message appended at or after a time in milliseconds since the Unix epoch
+    ("timestamp:1700000000000"). Looked up once, when it is made, within what each partition holds
+    then: "latest" is after every message that was acknowledged before the call. Partitions that
+    are added later are read from their beginning.
     """
     session_ms: _builtins.int
     """Stream mode: a member that is silent for longer loses its partitions, milliseconds. Absent in
