@@ -9,7 +9,7 @@ import click
 
 from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.connection import with_engine
-from mom_cli.output import print_json
+from mom_cli.output import print_json, shown_count
 
 if TYPE_CHECKING:
     from mom_client.engine import Engine
@@ -87,8 +87,9 @@ def _set_paused(context: click.Context, topic: str, subscription: str, paused: b
 def _purge(context: click.Context, topic: str, subscription: str, leased: bool, yes: bool) -> None:
     if not yes:
         waiting = with_engine(context, lambda engine: _count(engine, topic, subscription, leased))
+        count = shown_count(waiting, "message")
         click.confirm(
-            f"take away {waiting:,} messages of {_shown(topic, subscription)} for ever?",
+            f"take away {count} of {_shown(topic, subscription)} for ever?",
             abort=True,
             err=True,
         )
@@ -96,7 +97,7 @@ def _purge(context: click.Context, topic: str, subscription: str, leased: bool, 
     if shared_of(context).as_json:
         print_json({"topic": topic, "subscription": subscription, "purged": purged})
     else:
-        click.echo(f"{_shown(topic, subscription)}: {purged:,} messages purged")
+        click.echo(f"{_shown(topic, subscription)}: {shown_count(purged, 'message')} purged")
 
 
 async def _count(engine: Engine, topic: str, subscription: str, leased: bool) -> int:

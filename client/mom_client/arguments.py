@@ -74,14 +74,15 @@ def headers_of(value: object) -> dict[str, str] | None:
     """Headers as a dict of its own; None without any."""
     if value is None:
         return None
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):
         raise wrong("headers", value, "a mapping of str to str")
-    for header, content in value.items():
-        if not isinstance(header, str):
-            raise wrong("headers", header, "a str as name")
-        text(header, "headers")
-        text(content, f"headers[{header!r}]")
-    return dict(value) or None
+    headers = dict(value)
+    for header, content in headers.items():
+        plain = type(header) is str and type(content) is str
+        if not (plain and header.isascii() and content.isascii()):
+            text(header, "a name in headers")
+            text(content, f"headers[{header!r}]")
+    return headers or None
 
 
 # Numbers.

@@ -272,9 +272,10 @@ class IoThread:
         taken = 0
         try:
             while handed and turns and not producer.full:
-                topic, message, partition, sink, token = handed.popleft()
-                taken += len(message.value)
+                topic, message, partition, sink, token = handed[0]
                 producer.submit(topic, message, partition, sink, token)
+                handed.popleft()
+                taken += len(message.value)
                 turns -= 1
         finally:
             self._taken_bytes += taken
@@ -381,6 +382,8 @@ class ThreadSink:
         """Wake each of them."""
         for index, future in enumerate(tokens, first_index):
             assert isinstance(future, Future), "a token of another sink"
+            if future.done():
+                continue
             if isinstance(outcome, MomError):
                 future.set_exception(outcome)
             else:

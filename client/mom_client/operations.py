@@ -13,9 +13,10 @@ from mom_client import arguments
 from mom_client.received import Origin, ReceivedMessage, messages_of_lease
 from mom_client.results import DeadLetter, Operation, Published
 from mom_core.dead_letters import DeadLetterFilter
-from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, SettleError
+from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, SettleError, error_of
 from mom_core.ids import parse_id
 from mom_core.message import Message, check_dedup_id, encode_value
+from mom_core.receipts import why_not_settled
 from mom_core.suggestions import known_instead
 from mom_core.topics import (
     SubscriptionConfig,
@@ -53,7 +54,7 @@ class Wishes(TypedDict, total=False):
     dedup_window_ms. Without a key it also chooses the partition."""
 
 
-_WISHES: Final = Wishes.__annotations__.keys()
+_WISHES: Final = frozenset(Wishes.__annotations__)
 _MESSAGE_ARGUMENTS: Final = (
     "key",
     "headers",
@@ -112,11 +113,16 @@ def _wish(
     expires_at_ms: int = 0,
     dedup_id: str | None = None,
 ) -> None:
-    message.priority = arguments.whole(priority, "priority", 0, 9)
+    if priority != 0:
+        message.priority = arguments.whole(priority, "priority", 0, 9)
     if dedup_id is not None:
         message.dedup_id = check_dedup_id(arguments.text(dedup_id, "dedup_id"))
-    message.deliver_at_ms = arguments.moment("deliver_at_ms", deliver_at_ms, "delay", delay, now_ms)
-    message.expires_at_ms = arguments.moment("expires_at_ms", expires_at_ms, "ttl", ttl, now_ms)
+    if deliver_at_ms != 0 or delay != 0:
+        message.deliver_at_ms = arguments.moment(
+            "deliver_at_ms", deliver_at_ms, "delay", delay, now_ms
+        )
+    if expires_at_ms != 0 or ttl != 0:
+        message.expires_at_ms = arguments.moment("expires_at_ms", expires_at_ms, "ttl", ttl, now_ms)
 
 
 def message_of(value: Any) -> Message:
@@ -371,7 +377,8 @@ async def _settle_of(
             current.append(place)
         else:
             results[place] = SettleError(
-                f"{topic!r} was deleted and made again since this message was received",
+                f"{topic!r} was deleted and made again since its message {messages[place].offset} "
+                f"of partition {messages[place].partition} was received",
                 code=ErrorCode.INVALID_RECEIPT,
             )
     ranges, members = _merge(messages, current, action, delay_ms)
@@ -382,7 +389,20 @@ async def _settle_of(
             end = failure.first_offset + failure.count
             for place in one:
                 if failure.first_offset <= messages[place].offset < end:
-                    results[place] = error
+                    results[place] = _of_message(error, messages[place], subscription)
+
+
+def _of_message(error: MomError, message: ReceivedMessage, subscription: str) -> MomError:
+    """The error of one of the messages that were settled together."""
+    partition, offset = message.partition, message.offset
+    why = why_not_settled(error.code, subscription, partition, offset)
+    return error_of(
+        error.code.value,
+        why or f"message {offset} of {subscription!r} partition {partition}: {error.message}",
+        field=error.field,
+        retry_after_ms=error.retry_after_ms,
+        details={**error.details, "partition": str(partition), "offset": str(offset)},
+    )
 
 
 def _merge(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from mom_client.backoff import Backoff
-from mom_client.causes import REFUSALS
+from mom_client.causes import CAUSES, REFUSALS
 from mom_client.connections import Connections
 from mom_client.lane import Lane, OutgoingBatch, Sink, expired
 from mom_client.options import (
@@ -240,6 +240,8 @@ class Producer:
         self._room_waiters: deque[asyncio.Future[None]] = deque()
         self.on_room: Callable[[], None] | None = None
         """Called when there is room again after :attr:`full` was true."""
+        self.on_retry: Callable[[MomError], None] | None = None
+        """Called with the reason when a batch could not land and will be tried again."""
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
@@ -616,6 +618,8 @@ class Producer:
             return False
         if outcome.code is ErrorCode.OUT_OF_ORDER_SEQUENCE:
             return False
+        if self.on_retry is not None and outcome.code in CAUSES:
+            self.on_retry(outcome)
         backoff = self._backoffs.setdefault(lane, Backoff(self._random))
         lane.hold_until_ms = max(lane.hold_until_ms, now_ms + backoff.next_ms(outcome))
         return outcome.code in _WRONG_TURNS
