@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Place = Published | ReceivedMessage | Position | str
 """Which message: what publishing returned, or its position, also as text (``"0:42"``)."""
 _PLACES: Final = (Published, ReceivedMessage, Position, str)
-_PLACE: Final = "what publishing returned, a message, or a position, such as '0:42',"
+_PLACE: Final = "what publishing returned, a message or a position ('0:42')"
 
 
 class Rescheduler:

@@ -189,7 +189,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("nack", ([],), {"delay": 8 * 86_400}, "from 0 to 604800"),
     ("extend", ([], "30s"), {}, "lease is '30s'"),
     ("extend", ([], 0), {}, "lease is 0, of type int; a number of seconds from 1 to 43200"),
-    ("cancel", ("q", 5), {}, "messages is 5, .* a position, such as '0:42', or an iterable"),
+    ("cancel", ("q", 5), {}, "messages is 5, .* or a position .'0:42'., or an iterable"),
     ("cancel", ("q", [(0, 42)]), {}, r"one of messages is \(0, 42\), of type tuple"),
     ("cancel", ("q", "0-42"), {}, "'0-42' is not PARTITION:OFFSET"),
     ("cancel", ("q", Position("0", 1)), {}, "partition is '0'"),  # type: ignore[arg-type]
