@@ -439,9 +439,10 @@ class Producer:
         outgoing: dict[str, list[tuple[Lane, OutgoingBatch]]] = {}
         try:
             wake_ms = self._take_ready(outgoing)
-            while outgoing:
-                address, items = outgoing.popitem()
-                for call in _split(items):
+            for address in tuple(outgoing):
+                calls = _split(outgoing[address])
+                del outgoing[address]
+                for call in calls:
                     self._calls[address] = self._calls.get(address, 0) + 1
                     self._spawn(self._send(address, call))
             self._set_timer(wake_ms)
@@ -641,8 +642,7 @@ class Producer:
 
     def _finish(self, batch: OutgoingBatch, outcome: PublishedBatch | MomError) -> None:
         batch.settle(outcome)
-        size, batch.size = batch.size, 0
-        self._release(size)
+        self._release(batch.size)
 
     # The routing table.
 

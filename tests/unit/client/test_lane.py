@@ -138,6 +138,16 @@ def test_delivery_timeout_says_whether_it_may_have_landed() -> None:
     )
 
 
+def test_a_batch_that_is_given_up_on_its_way_leaves_no_gap_behind_it() -> None:
+    lane = Lane("t", bytes(16), 0, 7)
+    _add(lane, b"0")
+    (batch,) = _take_all(lane)
+    _add(lane, b"1")
+    lane.give_up(batch)
+    (following,) = _take_all(lane)
+    assert (following.producer_id, following.sequence) == (999, 0)
+
+
 class _Store:
     """One partition of a store, which may lose a reply or refuse."""
 

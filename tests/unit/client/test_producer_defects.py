@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import mom_client
+from mom_client import producer
 from mom_client.connections import Connections
 from mom_client.lane import Lane
 from mom_client.producer import Producer
@@ -39,8 +40,8 @@ UNSENDABLE: list[dict[str, Any]] = [
 ]
 
 
-def once(monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> list[str]:
-    """Let a method raise when it is called next; who called it is noted."""
+def once(monkeypatch: pytest.MonkeyPatch, owner: object, method: str) -> list[str]:
+    """Let a method or function raise when it is called next, which the list then shows."""
     real = getattr(owner, method)
     raised: list[str] = []
 
@@ -131,6 +132,7 @@ async def test_of_many_the_bad_ones_have_errors_as_results(
         (Producer, "submit"),
         (Producer, "_open"),
         (Producer, "_take_ready"),
+        (producer, "_split"),
         (Producer, "_set_timer"),
         (Producer, "_call"),
         (Producer, "_returned"),
@@ -145,7 +147,7 @@ async def test_a_defect_fails_what_waits_and_the_next_one_lands(
     client: mom_client.Client,
     name: str,
     monkeypatch: pytest.MonkeyPatch,
-    owner: type,
+    owner: object,
     method: str,
 ) -> None:
     await client.ready()
@@ -156,10 +158,47 @@ async def test_a_defect_fails_what_waits_and_the_next_one_lands(
     failed = [one for one in results if isinstance(one, BaseException)]
     assert all(isinstance(one, InternalError) for one in failed), results
     assert all("put in by the test" in str(one) for one in failed)
-    assert bool(failed) or not raised or method in ("_set_timer", "topic")
+    assert failed or method == "_set_timer" or not raised
+    assert raised or method == "topic", "a topic that is known is not looked up"
     await lands(client, name)
     async with asyncio.timeout(WAIT_S_MAX):
         await client.close()
+
+
+async def test_a_batch_that_can_not_be_made_fails_alone(
+    client: mom_client.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.create_topic("t", partitions=2)
+    await lands(client, "t")
+    once(monkeypatch, BatchBuilder, "build")
+    futures = [client.publish("t", "x", partition=index) for index in range(2)]
+    async with asyncio.timeout(WAIT_S_MAX):
+        results = await asyncio.gather(*futures, return_exceptions=True)
+    assert sorted(isinstance(one, InternalError) for one in results) == [False, True]
+
+
+async def test_a_message_that_fails_leaves_no_empty_batch(
+    client: mom_client.Client, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = [Message(b"x", deliver_at_ms=4e12)]  # type: ignore[arg-type]
+    with caplog.at_level(logging.ERROR, "mom_client"):
+        await asyncio.wrap_future(client.io.run(lambda engine: engine.publish_many(name, bad)))
+        await client.close()
+    assert [one.message.partition(":")[0] for one in caplog.records] == [
+        "a message could not be put into its batch"
+    ]
+
+
+async def test_closing_ends_though_what_waits_fails(
+    client: mom_client.Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.ready()
+    once(monkeypatch, Producer, "_take_ready")
+    future = client.publish(name, "waits")
+    async with asyncio.timeout(WAIT_S_MAX):
+        await client.close()
+        with pytest.raises(InternalError):
+            await future
 
 
 async def test_an_answer_that_is_none_fails_its_messages(
