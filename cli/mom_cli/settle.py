@@ -165,8 +165,8 @@ async def _settle_part(
             place = str(Position(one.partition, one.offset))
             outcomes.append(_Outcome(text, place, errors[0] if errors else None))
         else:
-            error = {"code": one.code.value, "message": one.message}
-            outcomes.append(_Outcome(text, f"...{text[-_END_CHARACTERS:]}", error))
+            why = {"code": one.code.value, "message": one.message}
+            outcomes.append(_Outcome(text, f"...{text[-_END_CHARACTERS:]}", why))
     return outcomes
 
 
