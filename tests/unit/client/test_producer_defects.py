@@ -16,8 +16,10 @@ import pytest
 import mom_client
 from mom_client import producer
 from mom_client.connections import Connections
+from mom_client.engine import Engine
 from mom_client.lane import Lane
 from mom_client.producer import Producer
+from mom_client.results import Published
 from mom_client.routing import Routing
 from mom_client.testing import TestBroker
 from mom_core.batch import BatchBuilder, decode
@@ -189,16 +191,22 @@ async def test_a_message_that_fails_leaves_no_empty_batch(
     ]
 
 
-async def test_closing_ends_though_what_waits_fails(
-    client: mom_client.Client, name: str, monkeypatch: pytest.MonkeyPatch
+async def test_flushing_ends_though_what_waits_fails(
+    client: mom_client.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await client.ready()
+    await client.create_topic("t")
+    await lands(client, "t")
     once(monkeypatch, Producer, "_take_ready")
-    future = client.publish(name, "waits")
+
+    async def flush(engine: Engine) -> list[Published | MomError]:
+        publishing = asyncio.ensure_future(engine.publish_many("t", [Message(b"waits")]))
+        await asyncio.sleep(0)  # It waits to be sent when the flush begins.
+        await engine.producer.flush()
+        return await publishing
+
     async with asyncio.timeout(WAIT_S_MAX):
-        await client.close()
-        with pytest.raises(InternalError):
-            await future
+        [result] = await asyncio.wrap_future(client.io.run(flush))
+    assert isinstance(result, InternalError)
 
 
 async def test_an_answer_that_is_none_fails_its_messages(
