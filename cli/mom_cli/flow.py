@@ -11,7 +11,7 @@ from mom_cli.browse import browse, browse_options
 from mom_cli.command import LazyGroup, examples, shared_of
 from mom_cli.confirmation import check_can_ask, confirm, yes_option
 from mom_cli.connection import with_engine
-from mom_cli.output import print_json
+from mom_cli.output import print_json, shown_count
 
 if TYPE_CHECKING:
     from mom_client.engine import Engine
@@ -99,12 +99,12 @@ def _purge(context: click.Context, topic: str, subscription: str, leased: bool, 
     check_can_ask(f"take away the messages of {said}", yes)
     if not yes:
         waiting = with_engine(context, lambda engine: _count(engine, topic, subscription, leased))
-        confirm(f"take away {waiting:,} messages of {said}", yes)
+        confirm(f"take away {shown_count(waiting, 'message')} of {said}", yes)
     purged = with_engine(context, lambda engine: engine.purge(topic, subscription, leased=leased))
     if shared_of(context).as_json:
         print_json({"topic": topic, "subscription": subscription, "purged": purged})
     else:
-        click.echo(f"{said}: {purged:,} messages purged")
+        click.echo(f"{said}: {shown_count(purged, 'message')} purged")
 
 
 async def _count(engine: Engine, topic: str, subscription: str, leased: bool) -> int:

@@ -74,6 +74,11 @@ def shown_age(age_ms: object) -> str:
     return f"{seconds}s"
 
 
+def shown_count(count: int, noun: str) -> str:
+    """Such as ``1 message`` and ``2,000 messages``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def shown_rough_bytes(size_bytes: int) -> str:
     """About how many bytes, for people."""
     size = float(size_bytes)

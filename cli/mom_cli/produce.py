@@ -25,9 +25,10 @@ from mom_cli.lines import (
     message_of_line,
     read_chunks,
 )
-from mom_cli.output import print_json_line
+from mom_cli.output import print_json_line, shown_count
 from mom_cli.progress import Progress
 from mom_cli.settings import Within, duration
+from mom_client.options import DELIVERY_TIMEOUT_MS_DEFAULT
 from mom_client.results import Published
 from mom_core.errors import ErrorCode, MomError
 from mom_core.message import Message
@@ -83,6 +84,26 @@ class Tally:
             self.failures.append((line, error))
         if error.code not in _OF_THE_MESSAGE and self.fatal is None:
             self.fatal = error
+
+
+class _Waiting:
+    """Says once for each reason that messages wait, and why."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._told: set[ErrorCode] = set()
+
+    def tell(self, error: MomError) -> None:
+        """A try ended with it; there will be another one."""
+        if error.code in self._told:
+            return
+        self._told.add(error.code)
+        self._progress.clear()
+        click.echo(
+            f"mom: waiting, and trying again for up to {DELIVERY_TIMEOUT_MS_DEFAULT // 1000} s: "
+            f"{error.message}",
+            err=True,
+        )
 
 
 @click.command(
@@ -162,9 +183,11 @@ def produce(
     as_json = shared_of(context).as_json
     progress = Progress(_size_of(files), wanted=not as_json and not values)
     tally = Tally(_print_result if as_json else None)
+    waiting = _Waiting(progress)
     started = time.monotonic()
 
     async def work(engine: Engine) -> None:
+        engine.producer.on_retry = waiting.tell
         kind = TopicKind.QUEUE if queue else TopicKind.TOPIC
         await topic_or_create(engine, topic, kind, create)
         async for chunk in in_thread(_chunks(values, files)):
@@ -308,7 +331,7 @@ def _summary(topic: str, tally: Tally, seconds: float) -> str:
     before = f"; {tally.duplicates:,} not stored again, as duplicates" if tally.duplicates else ""
     failed = f"; {tally.failed:,} NOT sent" if tally.failed else ""
     return (
-        f"{topic}: {tally.published:,} messages{into}{level}, in {seconds:.2f} s "
+        f"{topic}: {shown_count(tally.published, 'message')}{into}{level}, in {seconds:.2f} s "
         f"({rate:,.0f}/s){before}{failed}"
     )
 

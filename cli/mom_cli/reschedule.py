@@ -66,12 +66,13 @@ def reschedule(
     at_ms: int,
 ) -> None:
     """Move to another time."""
-    from mom_client.rescheduling import moment as moment_from
+    from mom_client import arguments
     from mom_process.system import SystemClock
 
     if delay_ms and at_ms:
         raise click.UsageError("give --delay or --at, not both", context)
-    deliver_at_ms = moment_from(delay_ms / 1000, at_ms, SystemClock().now_ms())
+    now_ms = SystemClock().now_ms()
+    deliver_at_ms = arguments.moment("--at", at_ms, "--delay", delay_ms / 1000, now_ms)
     _change(context, queue, subscription, positions, deliver_at_ms)
 
 

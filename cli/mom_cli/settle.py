@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -15,6 +15,7 @@ from mom_cli.output import print_json
 from mom_cli.settings import duration
 from mom_core import limits
 from mom_core.errors import MomError
+from mom_core.positions import Position
 from mom_core.receipts import Receipt, decode_receipt
 from mom_proto.v1 import broker_pb2
 
@@ -22,8 +23,14 @@ if TYPE_CHECKING:
     from mom_client.engine import Engine
 
 
+# The end of a receipt, where those of a queue differ.
+_END_CHARACTERS: Final = 16
+
+
 class _Outcome(NamedTuple):
     receipt: str
+    place: str
+    """What tells it from others, for people."""
     error: dict[str, Any] | None
 
 
@@ -167,9 +174,11 @@ async def _settle_part(
                 {"code": failure.error.code, "message": failure.error.message}
                 for failure in next(results).failures
             ]
-            outcomes.append(_Outcome(text, errors[0] if errors else None))
+            place = str(Position(one.partition, one.offset))
+            outcomes.append(_Outcome(text, place, errors[0] if errors else None))
         else:
-            outcomes.append(_Outcome(text, {"code": one.code.value, "message": one.message}))
+            why = {"code": one.code.value, "message": one.message}
+            outcomes.append(_Outcome(text, f"...{text[-_END_CHARACTERS:]}", why))
     return outcomes
 
 
@@ -186,7 +195,7 @@ def _report(context: click.Context, queue: str, outcomes: Sequence[_Outcome]) ->
     failed = [one for one in outcomes if one.error is not None]
     for one in failed:
         assert one.error is not None
-        click.echo(f"mom: {one.receipt[:16]}...: {one.error['message']}", err=True)
+        click.echo(f"mom: {one.place}: {one.error['message']}", err=True)
     click.echo(
         f"{queue}: {len(outcomes) - len(failed):,} done"
         + (f", {len(failed):,} failed" if failed else ""),

@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
 
 import msgspec
 
-from mom_client import operations, tracing
+from mom_client import arguments, operations, tracing
 from mom_client.browsing import BrowsedMessage, browse
 from mom_client.consumption import Consumption, Subscription
-from mom_client.face import ADDRESS_DEFAULT, duration_ms, io_thread, member_id, split_addresses
+from mom_client.face import ADDRESS_DEFAULT, io_thread, member_id, split_addresses
 from mom_client.iothread import IoThread, LoopSink
 from mom_client.options import EngineOptions
 from mom_client.received import ReceivedMessage
-from mom_client.rescheduling import Place, change, moment, outcome, several_of
+from mom_client.rescheduling import Place, change, outcome, several_of
 from mom_client.results import DeadLetter, Operation, Published, Sought
+from mom_core import limits
 from mom_core.errors import MomError
-from mom_core.message import Message
 from mom_core.positions import Position
 from mom_core.topics import SubscriptionConfig, TopicConfig, TopicKind, parse_start
 
@@ -139,6 +139,9 @@ class Client:
         if known is not loop or sink is None:
             sink = LoopSink(loop)
             self._sink = (loop, sink)
+        topic = arguments.name(topic, "topic")
+        if partition is not None:
+            partition = arguments.partition_of(partition)
         message = operations.make_message(
             value, key, headers, content_type, timestamp_ms, wishes, self._io.now_ms
         )
@@ -161,6 +164,7 @@ class Client:
         One that fails hurts no other: its result is the error. The input is drawn as far as there
         is room, so it may be endless for all practical purposes.
         """
+        topic, partition = arguments.name(topic, "topic"), arguments.partition_of(partition)
         under_way: deque[asyncio.Future[list[Published | MomError]]] = deque()
         results: list[Published | MomError] = []
         try:
@@ -176,11 +180,11 @@ class Client:
         return results
 
     def _publish_chunk(
-        self, topic: str, chunk: list[Message], partition: int | None
+        self, topic: str, chunk: operations.Chunk, partition: int | None
     ) -> asyncio.Future[list[Published | MomError]]:
-        messages, traced = tracing.send_many(topic, chunk)
+        chunk.messages, traced = tracing.send_many(topic, chunk.messages)
         future = asyncio.wrap_future(
-            self._io.run(lambda engine: engine.publish_many(topic, messages, partition))
+            self._io.run(lambda engine: chunk.publish(engine, topic, partition))
         )
         if traced is not None:
             future.add_done_callback(traced)
@@ -204,6 +208,7 @@ class Client:
         """
         from mom_client.log_reader import LogReader
 
+        topic, partition = arguments.name(topic, "topic"), arguments.partition_of(partition)
         begin = parse_start(start)
         partitions = None if partition is None else (partition,)
 
@@ -247,13 +252,13 @@ class Client:
         """
         return Subscription(
             self._io,
-            topic,
-            subscription,
-            create=create,
-            start=start,
-            auto_commit=auto_commit,
+            arguments.name(topic, "topic"),
+            arguments.name(subscription, "subscription"),
+            create=arguments.flag(create, "create"),
+            start=str(parse_start(start)),
+            auto_commit=arguments.flag(auto_commit, "auto_commit"),
             member_id=member_id(member),
-            session_ms=duration_ms(session, "session"),
+            session_ms=arguments.session_ms(session),
         )
 
     # Queues.
@@ -272,12 +277,16 @@ class Client:
         Each is this caller's for ``lease`` (0: the queue's own), and comes again after it unless it
         was acknowledged. ``subscription`` names a queue-mode one when ``queue`` is a topic.
         """
-        wait_ms, lease_ms = duration_ms(wait, "wait"), duration_ms(lease, "lease")
-        receiving = operations.Receiving(queue, subscription)
+        limit = arguments.whole(max_messages, "max_messages", 1, limits.RECEIVE_MESSAGES_MAX)
+        wait_ms = arguments.duration_ms(wait, "wait", highest=limits.WAIT_MS_MAX / 1000)
+        lease_ms = arguments.lease_ms(lease)
+        receiving = operations.Receiving(
+            arguments.name(queue, "queue"), arguments.optional_name(subscription, "subscription")
+        )
         try:
             await self._run(
                 lambda engine: receiving.run(
-                    engine, max_messages=max_messages, wait_ms=wait_ms, lease_ms=lease_ms
+                    engine, max_messages=limit, wait_ms=wait_ms, lease_ms=lease_ms
                 )
             )
         except asyncio.CancelledError:
@@ -300,12 +309,18 @@ class Client:
         for another try; leaving early gives back what was not begun. At most ``at_once_max``
         messages are leased at a time; None: as many as were lately handled in 0.1 s, 16 to 128.
         """
+        queue = arguments.name(queue, "queue")
+        subscription = arguments.optional_name(subscription, "subscription")
+        if at_once_max is not None:
+            at_once_max = arguments.whole(
+                at_once_max, "at_once_max", 1, limits.RECEIVE_MESSAGES_MAX
+            )
         return Consumption(
             self._io,
             queue,
             subscription or queue,
             at_once_max=at_once_max,
-            lease_ms=duration_ms(lease, "lease"),
+            lease_ms=arguments.lease_ms(lease),
         )
 
     @overload
@@ -345,7 +360,8 @@ class Client:
         """
         from mom_client.worker import NACK, RELEASE
 
-        return await self._settle(messages, NACK if count else RELEASE, duration_ms(delay, "delay"))
+        action = NACK if count else RELEASE
+        return await self._settle(messages, action, arguments.nack_delay_ms(delay))
 
     @overload
     async def extend(self, messages: ReceivedMessage, lease: float) -> None: ...
@@ -359,13 +375,13 @@ class Client:
         """Let leases last ``lease`` from now. Results as of :meth:`ack`."""
         from mom_client.worker import EXTEND
 
-        return await self._settle(messages, EXTEND, duration_ms(lease, "lease"))
+        return await self._settle(messages, EXTEND, arguments.extension_ms(lease))
 
     async def _settle(
         self, messages: ReceivedMessage | Iterable[ReceivedMessage], action: int, delay_ms: int
     ) -> list[MomError | None] | None:
         single = isinstance(messages, ReceivedMessage)
-        several = [messages] if isinstance(messages, ReceivedMessage) else list(messages)
+        several = arguments.several(messages, ReceivedMessage, "messages", operations.RECEIVED)
         results = await self._run(
             lambda engine: operations.settle(engine, several, action, delay_ms)
         )
@@ -391,6 +407,8 @@ class Client:
         One message raises why it can't be (ConflictError: a worker has it; SettleError: it was
         acknowledged or cancelled; NotFoundError); several give a result for each.
         """
+        queue = arguments.name(queue, "queue")
+        subscription = arguments.optional_name(subscription, "subscription")
         several, single = several_of(messages)
         results = await self._run(lambda engine: change(engine, queue, subscription, several, None))
         return outcome(results, single)
@@ -427,8 +445,11 @@ class Client:
         """Deliver messages that wait after ``delay`` seconds from now, or not before a time; with
         neither of them at once. Results as of :meth:`cancel`.
         """
+        queue = arguments.name(queue, "queue")
+        subscription = arguments.optional_name(subscription, "subscription")
         several, single = several_of(messages)
-        at_ms = moment(delay, deliver_at_ms, self._io.now_ms())
+        now_ms = self._io.now_ms()
+        at_ms = arguments.moment("deliver_at_ms", deliver_at_ms, "delay", delay, now_ms)
         results = await self._run(
             lambda engine: change(engine, queue, subscription, several, at_ms)
         )
@@ -500,7 +521,11 @@ class Client:
         ``to`` is ``earliest``, ``latest``, ``offset:N`` or ``timestamp:…``. ``force`` does so while
         members read, too. ``dry_run`` sets nothing, and tells how far behind it would be.
         """
-        start, wanted = str(parse_start(to, "to")), list(partitions)
+        start = str(parse_start(to, "to"))
+        wanted = [
+            arguments.whole(one, "one of partitions", 0, limits.PARTITIONS_MAX - 1)
+            for one in arguments.iterable(partitions, "partitions")
+        ]
         return await self._run(
             lambda e: e.seek(
                 topic, subscription, start, partitions=wanted, force=force, dry_run=dry_run
@@ -594,19 +619,21 @@ class Client:
         return await self._run(lambda e: e.cluster())
 
 
-async def _chunks(values: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[list[Message]]:
-    chunk: list[Message] = []
+async def _chunks(
+    values: Iterable[Any] | AsyncIterable[Any],
+) -> AsyncIterator[operations.Chunk]:
+    chunk = operations.Chunk()
     if isinstance(values, AsyncIterable):
         async for value in values:
-            chunk.append(operations.message_of(value))
-            if len(chunk) >= CHUNK_MESSAGES:
+            chunk.add(value)
+            if chunk.count >= CHUNK_MESSAGES:
                 yield chunk
-                chunk = []
+                chunk = operations.Chunk()
     else:
-        for value in values:
-            chunk.append(operations.message_of(value))
-            if len(chunk) >= CHUNK_MESSAGES:
+        for value in arguments.iterable(values, "values"):
+            chunk.add(value)
+            if chunk.count >= CHUNK_MESSAGES:
                 yield chunk
-                chunk = []
-    if chunk:
+                chunk = operations.Chunk()
+    if chunk.count:
         yield chunk

@@ -8,10 +8,10 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mom_client import arguments
 from mom_client.in_memory import io_in_memory
 from mom_client.iothread import IoThread
 from mom_client.options import EngineOptions
-from mom_core.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from mom_client.engine import Engine
@@ -40,12 +40,5 @@ def io_thread(addresses: Sequence[str], token: str | None, options: EngineOption
 def member_id(name: str | None) -> str:
     """A member's id: the one given, else one of this process that no other has."""
     if name is not None:
-        return name
+        return arguments.text(name, "member")
     return f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def duration_ms(seconds: float, field: str) -> int:
-    """Milliseconds of seconds; raises InvalidArgumentError for a negative time."""
-    if seconds < 0:
-        raise InvalidArgumentError(f"{field} is {seconds}; 0 or more is allowed", field=field)
-    return int(seconds * 1000)

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
 
 from mom_client.options import PUBLISH_WAITING_BYTES_MAX
 from mom_client.results import Published, PublishedBatch
-from mom_core.errors import MomError, OverloadedError, UnavailableError
+from mom_core.errors import InternalError, MomError, OverloadedError, UnavailableError
 from mom_core.message import Message
 
 if TYPE_CHECKING:
@@ -242,18 +242,16 @@ class IoThread:
                 loop.call_soon_threadsafe(self._drain)
 
     def _drain(self) -> None:
-        engine = self._engine
-        assert engine is not None, "messages without an engine"
-        producer = engine.producer
+        """Take what was handed over. A defect fails it, for nobody else would take it."""
+        try:
+            self._take_handed()
+        except Exception as error:
+            _log.exception("messages that were handed over could not be taken")
+            self._fail_handed(
+                InternalError(f"a defect in MOM's client: {type(error).__name__}: {error}")
+            )
+        assert self._engine is not None, "messages without an engine"
         handed = self._handed
-        taken = 0
-        turns = TAKES_PER_TURN_MAX
-        while handed and turns and not producer.full:
-            topic, message, partition, sink, token = handed.popleft()
-            producer.submit(topic, message, partition, sink, token)
-            taken += len(message.value)
-            turns -= 1
-        self._taken_bytes += taken
         if not handed:
             # No lock here: a fork holds it while this thread comes to rest. What is appended
             # between these two looks either sees the flag down, or is seen.
@@ -261,10 +259,32 @@ class IoThread:
             if not handed:
                 return
             self._draining = True
-        if producer.full:
-            producer.on_room = self._room
+        if self._engine.producer.full:
+            self._engine.producer.on_room = self._room
         else:
             asyncio.get_running_loop().call_soon(self._drain)
+
+    def _take_handed(self) -> None:
+        assert self._engine is not None, "messages without an engine"
+        producer = self._engine.producer
+        handed = self._handed
+        turns = TAKES_PER_TURN_MAX
+        taken = 0
+        try:
+            while handed and turns and not producer.full:
+                topic, message, partition, sink, token = handed[0]
+                producer.submit(topic, message, partition, sink, token)
+                handed.popleft()
+                taken += len(message.value)
+                turns -= 1
+        finally:
+            self._taken_bytes += taken
+
+    def _fail_handed(self, error: MomError) -> None:
+        for _ in range(len(self._handed)):
+            _, message, _, sink, token = self._handed.popleft()
+            self._taken_bytes += len(message.value)
+            sink.settle(error, 0, [token])
 
     def _room(self) -> None:
         assert self._engine is not None, "room without an engine"
@@ -362,6 +382,8 @@ class ThreadSink:
         """Wake each of them."""
         for index, future in enumerate(tokens, first_index):
             assert isinstance(future, Future), "a token of another sink"
+            if future.done():
+                continue
             if isinstance(outcome, MomError):
                 future.set_exception(outcome)
             else:

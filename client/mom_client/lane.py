@@ -195,24 +195,33 @@ class Lane:
         return self.producer_id == 0
 
     def take(self, *, compress: bool) -> OutgoingBatch:
-        """Take the batch that :meth:`ready` showed, with its bytes made, as on its way."""
-        batch = self.queue.popleft()
-        if batch.sequence < 0:
-            assert self.producer_id, "a lane without producer id"
-            batch.producer_id = self.producer_id
-            batch.sequence = self._sequence
-            self._sequence += 1
+        """Take the batch that :meth:`ready` showed, with its bytes made, as on its way.
+
+        When making them raises, the lane stays as it was.
+        """
+        batch = self.queue[0]
         if not batch.data:
-            batch.data = batch.builder.build(
-                base_id=batch.base_id,
-                timestamp_ms=batch.timestamp_ms,
-                producer_id=batch.producer_id,
-                sequence=batch.sequence,
-                compression=COMPRESSION_ZLIB if compress else COMPRESSION_NONE,
-            )
+            self._number_and_build(batch, COMPRESSION_ZLIB if compress else COMPRESSION_NONE)
+        self.queue.popleft()
         batch.attempts += 1
         self.in_flight.append(batch)
         return batch
+
+    def _number_and_build(self, batch: OutgoingBatch, compression: int) -> None:
+        numbered = batch.sequence >= 0
+        assert numbered or self.producer_id, "a lane without producer id"
+        producer_id = batch.producer_id if numbered else self.producer_id
+        sequence = batch.sequence if numbered else self._sequence
+        batch.data = batch.builder.build(
+            base_id=batch.base_id,
+            timestamp_ms=batch.timestamp_ms,
+            producer_id=producer_id,
+            sequence=sequence,
+            compression=compression,
+        )
+        batch.producer_id, batch.sequence = producer_id, sequence
+        if not numbered:
+            self._sequence += 1
 
     # Returning.
 
@@ -232,6 +241,18 @@ class Lane:
         elif batch.sequence >= 0:
             self._numbers_anew = True  # Its number stays empty, so those behind it can't land.
         return final
+
+    def give_up(self, batch: OutgoingBatch) -> None:
+        """Take a batch out, wherever it is; it is not tried again."""
+        if batch in self.in_flight:
+            self.in_flight.remove(batch)
+        if batch in self.queue:
+            self.queue.remove(batch)
+        if batch is self.building:
+            self.building = None
+        if batch.sequence >= 0:
+            self._recovering = True
+            self._numbers_anew = True
 
     def _judge(self, batch: OutgoingBatch, error: MomError, now_ms: int) -> MomError | None:
         if error.code in _SEQUENCE_ERRORS:
@@ -282,18 +303,22 @@ class Lane:
 
 def expired(lane: Lane, batch: OutgoingBatch, error: MomError | None) -> MomError:
     """The error of a batch whose time is over, with the code of what kept it if that is known."""
+    count = batch.builder.count
+    what = "1 message" if count == 1 else f"{count:,} messages"
+    they, them = ("It", "it") if count == 1 else ("They", "them")
     doubt = (
-        "They may have landed all the same"
+        f"{they} may have landed all the same"
         if batch.may_have_landed
-        else "They did not land; publish them again"
+        else f"{they} did not land; publish {them} again"
     )
     reason = error.message if error is not None else "the partition has no owner that answers"
     code = error.code if error is not None and error.code in CAUSES else ErrorCode.TIMEOUT
+    tries = "1 try" if batch.attempts == 1 else f"{batch.attempts} tries"
     return error_of(
         code.value,
-        f"{batch.builder.count} messages for {lane.topic_name!r} partition {lane.index} were not "
-        f"acknowledged within the delivery timeout, after {batch.attempts} tries: {reason}. "
-        f"{doubt}",
+        f"{what} for {lane.topic_name!r} partition {lane.index} "
+        f"{'was' if count == 1 else 'were'} not acknowledged within the delivery timeout, after "
+        f"{tries}: {reason}. {doubt}",
         retry_after_ms=error.retry_after_ms if error is not None else None,
         details={"may_have_landed": "true" if batch.may_have_landed else "false"},
     )

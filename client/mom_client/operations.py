@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import msgspec
 
-from mom_client.face import duration_ms
+from mom_client import arguments
 from mom_client.received import Origin, ReceivedMessage, messages_of_lease
-from mom_client.results import DeadLetter, Operation
+from mom_client.results import DeadLetter, Operation, Published
 from mom_core.dead_letters import DeadLetterFilter
-from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, SettleError
+from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, SettleError, error_of
 from mom_core.ids import parse_id
-from mom_core.message import Message, encode_value
+from mom_core.message import Message, check_dedup_id, encode_value
+from mom_core.receipts import why_not_settled
+from mom_core.suggestions import known_instead
 from mom_core.topics import (
     SubscriptionConfig,
     SubscriptionMode,
@@ -52,6 +54,17 @@ class Wishes(TypedDict, total=False):
     dedup_window_ms. Without a key it also chooses the partition."""
 
 
+_WISHES: Final = frozenset(Wishes.__annotations__)
+_MESSAGE_ARGUMENTS: Final = (
+    "key",
+    "headers",
+    "partition",
+    "content_type",
+    "timestamp_ms",
+    *_WISHES,
+)
+
+
 def make_message(
     value: Any,
     key: str | bytes | None,
@@ -63,22 +76,31 @@ def make_message(
 ) -> Message:
     """A message of Python values. Raises InvalidArgumentError."""
     data, own_type = encode_value(value)
-    if key is not None and not isinstance(key, bytes):
-        if not isinstance(key, str):
-            raise InvalidArgumentError(
-                f"the key is a {type(key).__name__}; a str or bytes is allowed", field="key"
-            )
-        key = key.encode()
+    if key is not None and type(key) is not bytes:
+        key = arguments.key_bytes(key)
+    if content_type is not None:
+        own_type = arguments.text(content_type, "content_type") or own_type
+    if timestamp_ms is not None:
+        timestamp_ms = arguments.time_ms(timestamp_ms, "timestamp_ms")
     message = Message(
         data,
         key,
-        dict(headers) if headers else None,
-        content_type or own_type,
+        None if headers is None else arguments.headers_of(headers),
+        own_type,
         timestamp_ms,
     )
     if wishes:
+        if not wishes.keys() <= _WISHES:
+            raise _unknown_wish(wishes)
         _wish(message, now_ms(), **wishes)
     return message
+
+
+def _unknown_wish(wishes: Mapping[str, object]) -> InvalidArgumentError:
+    unknown = next(name for name in wishes if name not in _WISHES)
+    return InvalidArgumentError(
+        f"a message has no {unknown!r}{known_instead(unknown, _MESSAGE_ARGUMENTS)}", field=unknown
+    )
 
 
 def _wish(
@@ -91,29 +113,54 @@ def _wish(
     expires_at_ms: int = 0,
     dedup_id: str | None = None,
 ) -> None:
-    message.priority = priority
-    message.dedup_id = dedup_id
-    message.deliver_at_ms = _moment(deliver_at_ms, delay, ("deliver_at_ms", "delay"), now_ms)
-    message.expires_at_ms = _moment(expires_at_ms, ttl, ("expires_at_ms", "ttl"), now_ms)
-
-
-def _moment(at_ms: int, after: float, fields: tuple[str, str], now_ms: int) -> int:
-    if not after:
-        return at_ms
-    if at_ms:
-        raise InvalidArgumentError(
-            f"{fields[0]} and {fields[1]} say the same in two ways; give one of them",
-            field=fields[1],
+    if priority != 0:
+        message.priority = arguments.whole(priority, "priority", 0, 9)
+    if dedup_id is not None:
+        message.dedup_id = check_dedup_id(arguments.text(dedup_id, "dedup_id"))
+    if deliver_at_ms != 0 or delay != 0:
+        message.deliver_at_ms = arguments.moment(
+            "deliver_at_ms", deliver_at_ms, "delay", delay, now_ms
         )
-    return now_ms + duration_ms(after, fields[1])
+    if expires_at_ms != 0 or ttl != 0:
+        message.expires_at_ms = arguments.moment("expires_at_ms", expires_at_ms, "ttl", ttl, now_ms)
 
 
 def message_of(value: Any) -> Message:
-    """A message, or a value as a message without key."""
+    """A message, or a value as a message without key. Raises InvalidArgumentError."""
     if isinstance(value, Message):
-        return value
+        return arguments.message_fields(value)
     data, content_type = encode_value(value)
     return Message(data, None, None, content_type)
+
+
+class Chunk:
+    """Some of the messages that are published together, without those that can't be sent."""
+
+    def __init__(self) -> None:
+        self.messages: Sequence[Message] = []
+        self._refused: list[tuple[int, MomError]] = []
+        """By their places among all."""
+        self.count = 0
+
+    def add(self, value: Any) -> None:
+        """Add a message, or a value as one."""
+        try:
+            message = message_of(value)
+        except InvalidArgumentError as error:
+            self._refused.append((self.count, error))
+        else:
+            assert isinstance(self.messages, list), "a chunk that is on its way"
+            self.messages.append(message)
+        self.count += 1
+
+    async def publish(
+        self, engine: Engine, topic: str, partition: int | None
+    ) -> list[Published | MomError]:
+        """Publish them; a result for each that was added, in order."""
+        results = await engine.publish_many(topic, self.messages, partition)
+        for place, error in self._refused:
+            results.insert(place, error)
+        return results
 
 
 # Topics, queues, subscriptions.
@@ -266,6 +313,9 @@ async def check_queue(engine: Engine, topic: str, name: str) -> None:
 # Receiving and settling.
 
 
+RECEIVED: Final = "a message that was received"
+
+
 class Receiving:
     """One receive, and what it leased until the caller has it.
 
@@ -338,7 +388,8 @@ async def _settle_of(
             current.append(place)
         else:
             results[place] = SettleError(
-                f"{topic!r} was deleted and made again since this message was received",
+                f"{topic!r} was deleted and made again since its message {messages[place].offset} "
+                f"of partition {messages[place].partition} was received",
                 code=ErrorCode.INVALID_RECEIPT,
             )
     ranges, members = _merge(messages, current, action, delay_ms)
@@ -349,7 +400,20 @@ async def _settle_of(
             end = failure.first_offset + failure.count
             for place in one:
                 if failure.first_offset <= messages[place].offset < end:
-                    results[place] = error
+                    results[place] = _of_message(error, messages[place], subscription)
+
+
+def _of_message(error: MomError, message: ReceivedMessage, subscription: str) -> MomError:
+    """The error of one of the messages that were settled together."""
+    partition, offset = message.partition, message.offset
+    why = why_not_settled(error.code, subscription, partition, offset)
+    return error_of(
+        error.code.value,
+        why or f"message {offset} of {subscription!r} partition {partition}: {error.message}",
+        field=error.field,
+        retry_after_ms=error.retry_after_ms,
+        details={**error.details, "partition": str(partition), "offset": str(offset)},
+    )
 
 
 def _merge(

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import struct
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from mom_client.backoff import Backoff
-from mom_client.causes import REFUSALS
+from mom_client.causes import CAUSES, REFUSALS
 from mom_client.connections import Connections
 from mom_client.lane import Lane, OutgoingBatch, Sink, expired
 from mom_client.options import (
@@ -33,6 +34,7 @@ from mom_core.batch import dedup_hash, group_of
 from mom_core.delivery.policy import Ordering
 from mom_core.errors import (
     ErrorCode,
+    InternalError,
     InvalidArgumentError,
     MomError,
     NotFoundError,
@@ -46,6 +48,8 @@ from mom_core.producers import LASTING_PRODUCER
 from mom_core.topics import fair_header
 from mom_process.wire_errors import from_proto
 from mom_proto.v1 import broker_pb2, types_pb2
+
+_log = logging.getLogger("mom_client")
 
 _PRODUCE: Final = "/mom.v1.Broker/Produce"
 _COMMON_CONTENT_TYPES: Final = frozenset({None, TEXT, JSON, BINARY})
@@ -254,6 +258,8 @@ class Producer:
         self._room_waiters: deque[asyncio.Future[None]] = deque()
         self.on_room: Callable[[], None] | None = None
         """Called when there is room again after :attr:`full` was true."""
+        self.on_retry: Callable[[MomError], None] | None = None
+        """Called with the reason when a batch could not land and will be tried again."""
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
@@ -312,27 +318,29 @@ class Producer:
         self, topic: str, message: Message, partition: int | None, sink: Sink, token: object
     ) -> None:
         """Take a message without waiting; whatever becomes of it goes to the sink."""
-        publisher = self._publishers.get(topic)
-        if publisher is None:
-            self._submit_unresolved(topic, message, partition, sink, token)
-            return
         try:
-            publisher.add(message, partition, sink, token)
+            publisher = self._publishers.get(topic)
+            if publisher is None:
+                self._submit_unresolved(topic, message, partition, sink, token)
+            else:
+                publisher.add(message, partition, sink, token)
         except MomError as error:
             sink.settle(error, 0, [token])
+        except Exception as error:
+            sink.settle(_defect("a message could not be put into its batch", error), 0, [token])
 
     def _submit_unresolved(
         self, topic: str, message: Message, partition: int | None, sink: Sink, token: object
     ) -> None:
         if self._closed:
-            sink.settle(UnavailableError("the client was closed"), 0, [token])
-            return
+            raise UnavailableError("the client was closed")
+        size = len(message.value)
         waiting = self._unresolved.get(topic)
         if waiting is None:
             waiting = self._unresolved[topic] = []
             self._spawn(self._resolve(topic))
         waiting.append((message, partition, sink, token))
-        self._in_flight_bytes += len(message.value)
+        self._in_flight_bytes += size
 
     async def _resolve(self, topic: str) -> None:
         failure: MomError | None = None
@@ -341,6 +349,8 @@ class Producer:
             self._publishers[topic] = self._new_publisher(route)
         except MomError as error:
             failure = error
+        except Exception as error:
+            failure = _defect(f"{topic!r} could not be looked up", error)
         for message, partition, sink, token in self._unresolved.pop(topic):
             self._release(len(message.value))
             if failure is not None:
@@ -378,7 +388,12 @@ class Producer:
         if batch is None:
             batch = self._open(lane)
         builder = batch.builder
-        builder.add(message, key_hash, group, dedup)
+        try:
+            builder.add(message, key_hash, group, dedup)
+        except BaseException:
+            if not builder.count:
+                lane.give_up(batch)
+            raise
         size = builder.size_bytes
         self._in_flight_bytes += size - batch.size
         batch.size = size
@@ -441,27 +456,56 @@ class Producer:
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
-        """Send all that can go now."""
+        """Send all that can go now. A defect fails what waits, which nobody would send."""
         self._pumping = False
-        now_ms = self._clock.monotonic_ms()
         outgoing: dict[str, list[tuple[Lane, OutgoingBatch]]] = {}
+        try:
+            wake_ms = self._take_ready(outgoing)
+            for address in tuple(outgoing):
+                calls = _split(outgoing[address])
+                del outgoing[address]
+                for call in calls:
+                    self._calls[address] = self._calls.get(address, 0) + 1
+                    self._spawn(self._send(address, call))
+            self._set_timer(wake_ms)
+        except Exception as error:
+            self._fail_waiting(_defect("sending failed", error), outgoing)
+        self._tell_drained()
+
+    def _take_ready(self, outgoing: dict[str, list[tuple[Lane, OutgoingBatch]]]) -> int:
+        """Take what can go now from all lanes; when to look at them again, 0: never."""
+        now_ms = self._clock.monotonic_ms()
         room: dict[str, int] = {}
         wake_ms = 0
         for lane in tuple(self._active):
             self._fill(lane, now_ms, outgoing, room)
             self._expire(lane, now_ms)
             if lane.idle:
-                del self._active[lane]
-                self._backoffs.pop(lane, None)
+                self._rest(lane)
                 continue
             at_ms = self._next_look_ms(lane)
             wake_ms = min(wake_ms or at_ms, at_ms)
-        for address, items in outgoing.items():
-            for call in _split(items):
-                self._calls[address] = self._calls.get(address, 0) + 1
-                self._spawn(self._send(address, call))
-        self._set_timer(wake_ms)
-        self._tell_drained()
+        return wake_ms
+
+    def _rest(self, lane: Lane) -> None:
+        del self._active[lane]
+        self._backoffs.pop(lane, None)
+
+    def _fail_waiting(
+        self, error: MomError, taken: dict[str, list[tuple[Lane, OutgoingBatch]]]
+    ) -> None:
+        """Fail what is not on its way, ``taken`` included."""
+        for lane, batch in itertools.chain.from_iterable(taken.values()):
+            self._give_up(lane, batch, error)
+        for lane in tuple(self._active):
+            for batch in lane.drain():
+                self._give_up(lane, batch, error)
+            if lane.idle:
+                self._rest(lane)
+
+    def _give_up(self, lane: Lane, batch: OutgoingBatch, error: MomError) -> None:
+        lane.give_up(batch)
+        self._finish(batch, error)
 
     def _fill(
         self,
@@ -482,7 +526,11 @@ class Producer:
                 return
             if lane.needs_producer_id:
                 lane.producer_id = self.new_producer_id()
-            batch = lane.take(compress=self._options.compress)
+            try:
+                batch = lane.take(compress=self._options.compress)
+            except Exception as error:
+                self._give_up(lane, lane.queue[0], _defect("a batch could not be made", error))
+                continue
             room[address] -= len(batch.data)
             outgoing.setdefault(address, []).append((lane, batch))
 
@@ -527,6 +575,32 @@ class Producer:
 
     async def _send(self, address: str, items: list[tuple[Lane, OutgoingBatch]]) -> None:
         revision = self._routing.snapshot.revision
+        outcomes: Sequence[broker_pb2.ProduceResult | MomError]
+        try:
+            outcomes = await self._call(address, items)
+        except MomError as error:
+            outcomes = [error] * len(items)
+            if error.code is ErrorCode.UNAVAILABLE:
+                self._routing.mark_unreachable(address)
+        except Exception as error:
+            outcomes = [_defect(f"a call to {address} failed", error)] * len(items)
+        finally:
+            self._calls[address] -= 1
+            if not self._calls[address]:
+                del self._calls[address]
+        lost = False
+        for (lane, batch), outcome in zip(items, outcomes, strict=True):
+            try:
+                lost |= self._returned(lane, batch, outcome)
+            except Exception as error:
+                self._give_up(lane, batch, _defect("an answer could not be read", error))
+        if lost:
+            self._routing.complain(revision)
+        self._kick()
+
+    async def _call(
+        self, address: str, items: list[tuple[Lane, OutgoingBatch]]
+    ) -> Sequence[broker_pb2.ProduceResult]:
         now_ms = self._clock.monotonic_ms()
         deadline_ms = min(batch.deadline_ms for _, batch in items)
         timeout_ms = max(1, min(self._options.request_timeout_ms, deadline_ms - now_ms))
@@ -536,27 +610,12 @@ class Producer:
                 partition=types_pb2.Partition(topic_id=lane.topic_id, index=lane.index),
                 batch=batch.data,
             )
-        outcomes: Sequence[broker_pb2.ProduceResult | MomError]
-        try:
-            reply = await self._connections.call(
-                address, _PRODUCE, request.SerializeToString(), timeout_ms
-            )
-            outcomes = broker_pb2.ProduceResponse.FromString(reply).results
-            assert len(outcomes) == len(items), "a node must answer for each batch"
-        except MomError as error:
-            outcomes = [error] * len(items)
-            if error.code is ErrorCode.UNAVAILABLE:
-                self._routing.mark_unreachable(address)
-        finally:
-            self._calls[address] -= 1
-            if not self._calls[address]:
-                del self._calls[address]
-        lost = False
-        for (lane, batch), outcome in zip(items, outcomes, strict=True):
-            lost |= self._returned(lane, batch, outcome)
-        if lost:
-            self._routing.complain(revision)
-        self._kick()
+        reply = await self._connections.call(
+            address, _PRODUCE, request.SerializeToString(), timeout_ms
+        )
+        results = broker_pb2.ProduceResponse.FromString(reply).results
+        assert len(results) == len(items), "a node must answer for each batch"
+        return results
 
     def _returned(
         self, lane: Lane, batch: OutgoingBatch, outcome: broker_pb2.ProduceResult | MomError
@@ -582,6 +641,8 @@ class Producer:
             return False
         if outcome.code is ErrorCode.OUT_OF_ORDER_SEQUENCE:
             return False
+        if self.on_retry is not None and outcome.code in CAUSES:
+            self.on_retry(outcome)
         backoff = self._backoffs.setdefault(lane, Backoff(self._random))
         lane.hold_until_ms = max(lane.hold_until_ms, now_ms + backoff.next_ms(outcome))
         return outcome.code in _WRONG_TURNS
@@ -670,6 +731,12 @@ class Producer:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _defect(what: str, error: Exception) -> MomError:
+    """The error of messages that an exception which nobody expects here has stopped. Logged."""
+    _log.error("%s: %s: %s", what, type(error).__name__, error, exc_info=error)
+    return InternalError(f"{what}, by a defect in MOM's client: {type(error).__name__}: {error}")
 
 
 def places_of(count: int, result: broker_pb2.ProduceResult) -> Places | None:

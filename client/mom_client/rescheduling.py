@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from mom_client.face import duration_ms
+from mom_client import arguments
 from mom_client.received import ReceivedMessage
 from mom_client.results import Published
 from mom_core import limits
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Place = Published | ReceivedMessage | Position | str
 """Which message: what publishing returned, or its position, also as text (``"0:42"``)."""
+_PLACES: Final = (Published, ReceivedMessage, Position, str)
+_PLACE: Final = "what publishing returned, a message or a position ('0:42')"
 
 
 class Rescheduler:
@@ -131,30 +133,19 @@ async def change(
 
 
 def several_of(messages: Place | Iterable[Place]) -> tuple[list[Place], bool]:
-    """The messages, and whether it is a single one."""
-    if isinstance(messages, Published | ReceivedMessage | Position | str):
-        return [messages], True
-    return list(messages), False
+    """The messages, and whether it is a single one. Raises InvalidArgumentError."""
+    places = arguments.several(messages, _PLACES, "messages", _PLACE)
+    return places, isinstance(messages, _PLACES)
 
 
 def position_of(one: Place) -> Position:
     """Where a message is. Raises InvalidArgumentError."""
     if isinstance(one, Position):
-        return one
+        partition = arguments.whole(one.partition, "partition", 0, limits.PARTITIONS_MAX - 1)
+        return Position(partition, arguments.whole(one.offset, "offset", 0, limits.OFFSET_MAX))
     if isinstance(one, str):
         return parse_position(one, "message")
     return Position(one.partition, one.offset)
-
-
-def moment(delay: float, deliver_at_ms: int, now_ms: int) -> int:
-    """The time that a wait in seconds or a time stands for; 0: at once."""
-    if not delay:
-        return deliver_at_ms
-    if deliver_at_ms:
-        raise InvalidArgumentError(
-            "deliver_at_ms and delay say the same in two ways; give one of them", field="delay"
-        )
-    return now_ms + duration_ms(delay, "delay")
 
 
 def outcome(results: list[MomError | None], single: bool) -> list[MomError | None] | None:

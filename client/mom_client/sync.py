@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 import msgspec
 
-from mom_client import operations, tracing
+from mom_client import arguments, operations, tracing
 from mom_client.browsing import BrowsedMessage, browse
 from mom_client.client import CHUNK_MESSAGES, CHUNKS_MAX
 from mom_client.consumption import SyncConsumption, SyncSubscription
-from mom_client.face import ADDRESS_DEFAULT, duration_ms, io_thread, member_id, split_addresses
+from mom_client.face import ADDRESS_DEFAULT, io_thread, member_id, split_addresses
 from mom_client.iothread import IoThread, ThreadSink
 from mom_client.options import EngineOptions
 from mom_client.received import ReceivedMessage
-from mom_client.rescheduling import Place, change, moment, outcome, several_of
+from mom_client.rescheduling import Place, change, outcome, several_of
 from mom_client.results import DeadLetter, Operation, Published, Sought
+from mom_core import limits
 from mom_core.errors import MomError
-from mom_core.message import Message
 from mom_core.positions import Position
 from mom_core.topics import SubscriptionConfig, TopicConfig, TopicKind, parse_start
 
@@ -158,6 +158,9 @@ class Client:
 
         Raises OverloadedError when too much waits.
         """
+        topic = arguments.name(topic, "topic")
+        if partition is not None:
+            partition = arguments.partition_of(partition)
         message = operations.make_message(
             value, key, headers, content_type, timestamp_ms, wishes, self._io.now_ms
         )
@@ -178,10 +181,10 @@ class Client:
         One that fails hurts no other: its result is the error. The input is drawn as far as there
         is room.
         """
+        topic, partition = arguments.name(topic, "topic"), arguments.partition_of(partition)
         under_way: deque[Future[list[Published | MomError]]] = deque()
         results: list[Published | MomError] = []
-        messages = map(operations.message_of, values)
-        while chunk := list(islice(messages, CHUNK_MESSAGES)):
+        for chunk in _chunks(values):
             if len(under_way) >= CHUNKS_MAX:
                 results += under_way.popleft().result()
             under_way.append(self._publish_chunk(topic, chunk, partition))
@@ -190,10 +193,10 @@ class Client:
         return results
 
     def _publish_chunk(
-        self, topic: str, chunk: list[Message], partition: int | None
+        self, topic: str, chunk: operations.Chunk, partition: int | None
     ) -> Future[list[Published | MomError]]:
-        messages, traced = tracing.send_many(topic, chunk)
-        future = self._io.run(lambda engine: engine.publish_many(topic, messages, partition))
+        chunk.messages, traced = tracing.send_many(topic, chunk.messages)
+        future = self._io.run(lambda engine: chunk.publish(engine, topic, partition))
         if traced is not None:
             future.add_done_callback(traced)
         return future
@@ -211,6 +214,7 @@ class Client:
         """Read a topic's log; see :meth:`mom_client.Client.read`."""
         from mom_client.log_reader import LogReader
 
+        topic, partition = arguments.name(topic, "topic"), arguments.partition_of(partition)
         begin = parse_start(start)
         partitions = None if partition is None else (partition,)
 
@@ -245,13 +249,13 @@ class Client:
         """Read as a member of a subscription; see :meth:`mom_client.Client.subscribe`."""
         return SyncSubscription(
             self._io,
-            topic,
-            subscription,
-            create=create,
-            start=start,
-            auto_commit=auto_commit,
+            arguments.name(topic, "topic"),
+            arguments.name(subscription, "subscription"),
+            create=arguments.flag(create, "create"),
+            start=str(parse_start(start)),
+            auto_commit=arguments.flag(auto_commit, "auto_commit"),
             member_id=member_id(member),
-            session_ms=duration_ms(session, "session"),
+            session_ms=arguments.session_ms(session),
         )
 
     # Queues.
@@ -266,12 +270,16 @@ class Client:
         subscription: str | None = None,
     ) -> list[ReceivedMessage]:
         """Lease messages of a queue; see :meth:`mom_client.Client.receive`."""
-        wait_ms, lease_ms = duration_ms(wait, "wait"), duration_ms(lease, "lease")
-        receiving = operations.Receiving(queue, subscription)
+        limit = arguments.whole(max_messages, "max_messages", 1, limits.RECEIVE_MESSAGES_MAX)
+        wait_ms = arguments.duration_ms(wait, "wait", highest=limits.WAIT_MS_MAX / 1000)
+        lease_ms = arguments.lease_ms(lease)
+        receiving = operations.Receiving(
+            arguments.name(queue, "queue"), arguments.optional_name(subscription, "subscription")
+        )
         try:
             self._wait(
                 lambda engine: receiving.run(
-                    engine, max_messages=max_messages, wait_ms=wait_ms, lease_ms=lease_ms
+                    engine, max_messages=limit, wait_ms=wait_ms, lease_ms=lease_ms
                 )
             )
         except KeyboardInterrupt:
@@ -288,12 +296,18 @@ class Client:
         at_once_max: int | None = None,
     ) -> SyncConsumption:
         """Work on a queue; see :meth:`mom_client.Client.consume`."""
+        queue = arguments.name(queue, "queue")
+        subscription = arguments.optional_name(subscription, "subscription")
+        if at_once_max is not None:
+            at_once_max = arguments.whole(
+                at_once_max, "at_once_max", 1, limits.RECEIVE_MESSAGES_MAX
+            )
         return SyncConsumption(
             self._io,
             queue,
             subscription or queue,
             at_once_max=at_once_max,
-            lease_ms=duration_ms(lease, "lease"),
+            lease_ms=arguments.lease_ms(lease),
         )
 
     @overload
@@ -324,7 +338,7 @@ class Client:
         """Give back for another try; see :meth:`mom_client.Client.nack`."""
         from mom_client.worker import NACK, RELEASE
 
-        return self._settle(messages, NACK if count else RELEASE, duration_ms(delay, "delay"))
+        return self._settle(messages, NACK if count else RELEASE, arguments.nack_delay_ms(delay))
 
     @overload
     def extend(self, messages: ReceivedMessage, lease: float) -> None: ...
@@ -338,13 +352,13 @@ class Client:
         """Let leases last ``lease`` from now; see :meth:`mom_client.Client.extend`."""
         from mom_client.worker import EXTEND
 
-        return self._settle(messages, EXTEND, duration_ms(lease, "lease"))
+        return self._settle(messages, EXTEND, arguments.extension_ms(lease))
 
     def _settle(
         self, messages: ReceivedMessage | Iterable[ReceivedMessage], action: int, delay_ms: int
     ) -> list[MomError | None] | None:
         single = isinstance(messages, ReceivedMessage)
-        several = [messages] if isinstance(messages, ReceivedMessage) else list(messages)
+        several = arguments.several(messages, ReceivedMessage, "messages", operations.RECEIVED)
         results = self._wait(lambda engine: operations.settle(engine, several, action, delay_ms))
         if not single:
             return results
@@ -368,6 +382,8 @@ class Client:
         One message raises why it can't be (ConflictError: a worker has it; SettleError: it was
         acknowledged or cancelled; NotFoundError); several give a result for each.
         """
+        queue = arguments.name(queue, "queue")
+        subscription = arguments.optional_name(subscription, "subscription")
         several, single = several_of(messages)
         results = self._wait(lambda engine: change(engine, queue, subscription, several, None))
         return outcome(results, single)
@@ -404,8 +420,11 @@ class Client:
         """Deliver messages that wait after ``delay`` seconds from now, or not before a time; with
         neither of them at once. Results as of :meth:`cancel`.
         """
+        queue = arguments.name(queue, "queue")
+        subscription = arguments.optional_name(subscription, "subscription")
         several, single = several_of(messages)
-        at_ms = moment(delay, deliver_at_ms, self._io.now_ms())
+        now_ms = self._io.now_ms()
+        at_ms = arguments.moment("deliver_at_ms", deliver_at_ms, "delay", delay, now_ms)
         results = self._wait(lambda engine: change(engine, queue, subscription, several, at_ms))
         return outcome(results, single)
 
@@ -467,7 +486,11 @@ class Client:
         dry_run: bool = False,
     ) -> list[Sought]:
         """Set where a subscription reads on; see :meth:`mom_client.Client.seek`."""
-        start, wanted = str(parse_start(to, "to")), list(partitions)
+        start = str(parse_start(to, "to"))
+        wanted = [
+            arguments.whole(one, "one of partitions", 0, limits.PARTITIONS_MAX - 1)
+            for one in arguments.iterable(partitions, "partitions")
+        ]
         return self._wait(
             lambda e: e.seek(
                 topic, subscription, start, partitions=wanted, force=force, dry_run=dry_run
@@ -541,3 +564,12 @@ class Client:
     def cluster(self) -> master_pb2.GetClusterResponse:
         """The cluster at a glance."""
         return self._wait(lambda e: e.cluster())
+
+
+def _chunks(values: Iterable[Any]) -> Iterator[operations.Chunk]:
+    following = iter(arguments.iterable(values, "values"))
+    while some := list(islice(following, CHUNK_MESSAGES)):
+        chunk = operations.Chunk()
+        for value in some:
+            chunk.add(value)
+        yield chunk

@@ -59,6 +59,7 @@ COMPRESSION_ZLIB: Final = 1
 HEADER_BYTES: Final = 64
 _HEADER: Final = struct.Struct("<2sBBIIIIIQQ16sQ")
 _CRC_START: Final = 8
+_TIMES: Final = struct.Struct("<QQ")
 
 COLUMN_KEY_HASH: Final = 1
 COLUMN_DELIVER_AT: Final = 2
@@ -153,36 +154,52 @@ class BatchBuilder:
 
         ``group`` is what :func:`group_of` says where the topic shares by a header, else None. It
         is None for all messages of a batch or for none. ``dedup`` is the :func:`dedup_hash` of its
-        dedup_id, if that was computed already.
+        dedup_id, if that was computed already. Whatever a message that has no form raises, the
+        batch stays as it was.
         """
         records = self._records
-        _encoder.encode_into(message, records, -1)
+        size, columns = len(records), self._columns
+        try:
+            _encoder.encode_into(message, records, -1)
+            if key_hash is not None:
+                self._columns |= COLUMN_KEY_HASH
+                self._keys.append(key_hash or 1)
+            else:
+                self._keys.append(0)
+            if group is not None:
+                self._columns |= COLUMN_GROUP
+                self._groups.append(group)
+            if (
+                self._columns & ~(COLUMN_KEY_HASH | COLUMN_GROUP)
+                or message.deliver_at_ms
+                or message.expires_at_ms
+                or message.priority
+                or message.dedup_id is not None
+            ):
+                self._add_delivery_columns(message, dedup)
+        except BaseException:
+            self._take_back(size, columns)
+            raise
         self._ends.append(len(records))
-        if key_hash is not None:
-            self._columns |= COLUMN_KEY_HASH
-            self._keys.append(key_hash or 1)
-        else:
-            self._keys.append(0)
-        if group is not None:
-            self._columns |= COLUMN_GROUP
-            self._groups.append(group)
-        if (
-            self._columns & ~(COLUMN_KEY_HASH | COLUMN_GROUP)
-            or message.deliver_at_ms
-            or message.expires_at_ms
-            or message.priority
-            or message.dedup_id is not None
-        ):
-            self._add_delivery_columns(message, dedup)
+
+    def _take_back(self, size: int, columns: int) -> None:
+        """Forget what was added of a message that is not counted yet."""
+        del self._records[size:]
+        self._columns = columns
+        for column in (
+            self._keys, self._groups, self._deliver, self._expires, self._priority, self._dedup,
+        ):  # fmt: skip
+            del column[self.count :]
 
     def _add_delivery_columns(self, message: Message, dedup: bytes | None) -> None:
-        missing = len(self._ends) - 1 - len(self._deliver)
+        missing = len(self._ends) - len(self._deliver)
         if missing:
             self._deliver.extend([0] * missing)
             self._expires.extend([0] * missing)
             self._priority.extend(bytes(missing))
             self._dedup.extend([NO_DEDUP] * missing)
         deliver_at_ms, expires_at_ms = message.deliver_at_ms, message.expires_at_ms
+        _TIMES.pack(deliver_at_ms, expires_at_ms)  # Raises for what the columns can't hold.
         self._deliver.append(deliver_at_ms)
         self._expires.append(expires_at_ms)
         self._priority.append(message.priority)

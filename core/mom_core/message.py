@@ -58,20 +58,27 @@ def encode_value(value: Any) -> tuple[bytes, str | None]:
     """Return the bytes and content type of a Python value.
 
     Bytes stay as they are with no content type, a str becomes text, and anything else JSON, also
-    a pydantic model. Raises InvalidArgumentError when the value has no JSON form.
+    a pydantic model. Raises InvalidArgumentError when the value has no such form.
     """
     if isinstance(value, bytes):
         return value, None
     if isinstance(value, bytearray | memoryview):
         return bytes(value), None
     if isinstance(value, str):
-        return value.encode(), TEXT
+        return _utf8(value), TEXT
     try:
         return msgspec.json.encode(value, enc_hook=_plain), JSON
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(
             f"a value of type {type(value).__name__} has no JSON form: {error}", field="value"
         ) from None
+
+
+def _utf8(value: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"the text has no UTF-8 form: {error}", field="value") from None
 
 
 def _plain(value: Any) -> Any:
@@ -107,17 +114,19 @@ def check_message(message: Message, message_bytes_max: int) -> None:
     if message.id is not None and len(message.id) != 16:
         raise InvalidArgumentError("id must be 16 bytes (a UUID)", field="id")
     if message.dedup_id is not None:
-        _check_dedup_id(message.dedup_id)
+        check_dedup_id(message.dedup_id)
     _check_times(message)
 
 
-def _check_dedup_id(dedup_id: str) -> None:
+def check_dedup_id(dedup_id: str) -> str:
+    """Return ``dedup_id`` if its size is allowed, else raise InvalidArgumentError."""
     size = len(dedup_id.encode())
     if not 0 < size <= limits.DEDUP_ID_BYTES_MAX:
         raise InvalidArgumentError(
             f"dedup_id has {size} bytes; 1 to {limits.DEDUP_ID_BYTES_MAX} are allowed",
             field="dedup_id",
         )
+    return dedup_id
 
 
 def _check_times(message: Message) -> None:

@@ -25,11 +25,15 @@ class PartitionId(msgspec.Struct, frozen=True, order=True):
         return f"{self.topic_id}/{self.index}"
 
 
-def check_name(name: str, field: str = "name") -> str:
+def check_name(name: object, field: str = "name") -> str:
     """Return ``name`` if it may name a topic, queue or subscription.
 
     Raises InvalidArgumentError otherwise.
     """
+    if not isinstance(name, str):
+        raise InvalidArgumentError(
+            f"{field} {name!r} is not a valid name, but of type {type(name).__name__}", field=field
+        )
     if len(name) > NAME_LENGTH_MAX or not _NAME.fullmatch(name):
         shown = name if len(name) <= 64 else f"{name[:61]}..."
         raise InvalidArgumentError(

@@ -33,12 +33,36 @@ _RECEIPT_BYTES: Final = _BODY.size + _CHECK_BYTES
 _TEXT_LENGTH: Final = (_RECEIPT_BYTES * 4 + 2) // 3
 
 
+_REASONS: Final = {
+    # What is settled does not say by what, which keeps it small.
+    ErrorCode.ALREADY_SETTLED: "is settled: it was acknowledged, cancelled, purged or redriven, "
+    "expired, went to the dead letters, or was removed by retention, before",
+    ErrorCode.LEASE_LOST: "is not under this lease any more: it ended, and the message may be "
+    "with another worker",
+    ErrorCode.INVALID_RECEIPT: "was never leased",
+    ErrorCode.REDRIVEN: "was redriven: it is a new message of another topic or queue now",
+    ErrorCode.PURGED: "was purged by an administrator",
+}
+
+
 class Receipt(NamedTuple):
     """What a receipt says: one message of one lease."""
 
     partition: int
     offset: int
     lease_id: int
+
+
+def why_not_settled(
+    code: ErrorCode, name: str, partition: int, first_offset: int, count: int = 1
+) -> str | None:
+    """Why messages of a queue or subscription can't be settled, for people; None for other errors
+    than those of a lease."""
+    reason = _REASONS.get(code)
+    if reason is None:
+        return None
+    what = f"message {first_offset}" if count == 1 else f"{count} messages from {first_offset}"
+    return f"{what} of {name!r} partition {partition}: {reason}"
 
 
 def encode_receipt(

@@ -19,7 +19,6 @@ from mom_core import batch as codec
 from mom_core.access import Action, Identity
 from mom_core.delivery import Leased, Outstanding, SettleAction, SettleOutcome
 from mom_core.errors import (
-    ErrorCode,
     InvalidArgumentError,
     MomError,
     NotFoundError,
@@ -39,6 +38,7 @@ from mom_core.limits import (
 )
 from mom_core.names import PartitionId
 from mom_core.ports import Store, StoredBatch
+from mom_core.receipts import why_not_settled
 from mom_core.topics import (
     StartKind,
     SubscriptionConfig,
@@ -58,16 +58,6 @@ ACTIONS: Final = {
 }
 # A receive over several partitions gives each at least this much room.
 _ROOM_BYTES_MIN: Final = 64 * 1024
-_REASONS: Final = {
-    # What is settled does not say by what, which keeps it small.
-    ErrorCode.ALREADY_SETTLED: "is settled: it was acknowledged, cancelled, purged or redriven, "
-    "expired, went to the dead letters, or was removed by retention, before",
-    ErrorCode.LEASE_LOST: "is not under this lease any more: it ended, and the message may be "
-    "with another worker",
-    ErrorCode.INVALID_RECEIPT: "was never leased",
-    ErrorCode.REDRIVEN: "was redriven: it is a new message of another topic or queue now",
-    ErrorCode.PURGED: "was purged by an administrator",
-}
 
 
 class SubscriptionService:
@@ -334,7 +324,7 @@ class SubscriptionService:
         first, end = item.first_offset, item.first_offset + item.count
         outcomes, future = reader.settle(action, item.lease_id, first, end, item.delay_ms)
         failed = sum(
-            _add_failure(result, outcome, subscription.name)
+            _add_failure(result, outcome, subscription.name, item.partition)
             for outcome in outcomes
             if outcome.error is not None
         )
@@ -698,11 +688,13 @@ def _check_delay(action: SettleAction, delay_ms: int) -> None:
         )
 
 
-def _add_failure(result: broker_pb2.SettleResult, outcome: SettleOutcome, name: str) -> int:
+def _add_failure(
+    result: broker_pb2.SettleResult, outcome: SettleOutcome, name: str, partition: int
+) -> int:
     assert outcome.error is not None, "a success is no failure"
     count = outcome.end - outcome.first
-    what = f"message {outcome.first}" if count == 1 else f"{count} messages from {outcome.first}"
-    message = f"{what} of {name!r}: {_REASONS[outcome.error]}"
+    message = why_not_settled(outcome.error, name, partition, outcome.first, count)
+    assert message is not None, "an error that is none of a lease"
     result.failures.add(
         first_offset=outcome.first,
         count=count,

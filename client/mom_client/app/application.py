@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, TypeVar, Unpack
 
-from mom_client import operations
+from mom_client import arguments, operations
 from mom_client import sync as sync_client
 from mom_client.app.handler import Handler
 from mom_client.app.handling import Problems, Runner, end, log
@@ -18,7 +18,7 @@ from mom_client.app.queue_runner import QueueRunner, WorkerSettings
 from mom_client.app.retry import Retry
 from mom_client.app.stream_runner import StreamRunner, SubscriberSettings
 from mom_client.client import Client
-from mom_client.face import ADDRESS_DEFAULT, duration_ms, member_id
+from mom_client.face import ADDRESS_DEFAULT, member_id
 from mom_client.iothread import IoThread
 from mom_client.results import Published
 from mom_core.errors import ConflictError, InvalidArgumentError, UnavailableError
@@ -36,6 +36,8 @@ REOPEN_SECONDS_FIRST: Final = 1.0
 REOPEN_SECONDS_MAX: Final = 30.0
 
 RETRY_DEFAULT: Final = Retry()
+# One receive fills a worker, whatever its concurrency.
+PREFETCH_MAX: Final = RECEIVE_MESSAGES_MAX - HANDLERS_AT_ONCE_MAX
 
 
 class Source(NamedTuple):
@@ -80,7 +82,7 @@ class MomApp:
     ) -> None:
         self._addresses = addresses
         self._token = token
-        self._grace_seconds = duration_ms(grace, "grace") / 1000
+        self._grace_seconds = arguments.duration_ms(grace, "grace") / 1000
         self._options = options
         self._registered: list[_Registered] = []
         self._client: Client | None = None
@@ -110,15 +112,15 @@ class MomApp:
         The function stays as it is. Raises InvalidArgumentError when it can't be a handler.
         """
         check_name(queue, "queue")
-        _check_count("concurrency", concurrency, 1, HANDLERS_AT_ONCE_MAX)
-        _check_count("prefetch", prefetch, 0, RECEIVE_MESSAGES_MAX - HANDLERS_AT_ONCE_MAX)
+        if subscription is not None:
+            check_name(subscription, "subscription")
         settings = WorkerSettings(
             queue=queue,
             subscription=subscription or queue,
-            concurrency=concurrency,
-            prefetch=prefetch,
-            lease_ms=duration_ms(lease, "lease"),
-            retry=retry,
+            concurrency=_concurrency(concurrency),
+            prefetch=arguments.whole(prefetch, "prefetch", 0, PREFETCH_MAX),
+            lease_ms=arguments.lease_ms(lease),
+            retry=_retry(retry),
         )
         source = Source(queue, settings.subscription, subscription is None)
         names = _callers_names()
@@ -158,15 +160,15 @@ class MomApp:
         check_name(topic, "topic")
         check_name(subscription, "subscription")
         parse_start(start)
-        _check_count("concurrency", concurrency, 1, HANDLERS_AT_ONCE_MAX)
-        _check_failure_policy(topic, retry, dead_letter, stop_on_failure)
+        arguments.flag(stop_on_failure, "stop_on_failure")
+        _check_failure_policy(topic, _retry(retry), dead_letter, stop_on_failure)
         settings = SubscriberSettings(
             topic=topic,
             subscription=subscription,
-            create=create,
+            create=arguments.flag(create, "create"),
             start=start,
-            concurrency=concurrency,
-            session_ms=duration_ms(session, "session"),
+            concurrency=_concurrency(concurrency),
+            session_ms=arguments.session_ms(session),
             member_id=member_id(member),
             retry=retry,
             dead_letter=dead_letter or "",
@@ -400,11 +402,14 @@ def _callers_names() -> Mapping[str, Any]:
     return {} if frame.f_locals is frame.f_globals else dict(frame.f_locals)
 
 
-def _check_count(field: str, value: int, lowest: int, highest: int) -> None:
-    if not lowest <= value <= highest:
-        raise InvalidArgumentError(
-            f"{field} is {value}; {lowest} to {highest} is allowed", field=field
-        )
+def _concurrency(value: int) -> int:
+    return arguments.whole(value, "concurrency", 1, HANDLERS_AT_ONCE_MAX)
+
+
+def _retry(value: Retry) -> Retry:
+    if not isinstance(value, Retry):
+        raise arguments.wrong("retry", value, "a Retry, such as mom_client.Retry(tries=3),")
+    return value
 
 
 def _check_failure_policy(

@@ -41,6 +41,10 @@ class Problems:
         if self.now.pop(name, None) is not None:
             log.info("%s works again", name)
 
+    def forget(self, name: str) -> None:
+        """It is not this process's any more, or the process ends."""
+        self.now.pop(name, None)
+
 
 class Runner(Protocol):
     """One worker or subscriber of a running application."""

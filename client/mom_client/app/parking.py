@@ -45,7 +45,8 @@ class Parking:
             return await self._publish(message, facts)
 
     def _facts(self, message: ReceivedMessage, error: Exception, tries: int) -> dict[str, str]:
-        said = f"{type(error).__name__}: {error}"
+        # Text of a file's name, say, may have characters without a UTF-8 form.
+        said = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
         return {
             "reason": PAYLOAD if isinstance(error, PayloadError) else HANDLER_FAILED,
             "error": said[:PARKED_ERROR_CHARACTERS_MAX],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mom_core.errors import InvalidArgumentError
+from mom_client import arguments
 from mom_core.limits import HANDLER_BACKOFF_MS_MAX, HANDLER_BACKOFF_MS_MIN, HANDLER_TRIES_MAX
 
 
@@ -26,20 +26,13 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.tries is not None:
-            _check("tries", self.tries, 1, HANDLER_TRIES_MAX)
+            arguments.whole(self.tries, "tries", 1, HANDLER_TRIES_MAX)
         low, high = HANDLER_BACKOFF_MS_MIN / 1000, HANDLER_BACKOFF_MS_MAX / 1000
-        _check("backoff", self.backoff, low, high)
-        _check("backoff_max", self.backoff_max, self.backoff, high)
-        _check("multiplier", self.multiplier, 1, 100)
+        arguments.number(self.backoff, "backoff", low, high)
+        arguments.number(self.backoff_max, "backoff_max", self.backoff, high)
+        arguments.number(self.multiplier, "multiplier", 1, 100)
 
     def wait_seconds(self, failures: int) -> float:
         """The wait after so many failures, at least one."""
         exponent = min(failures - 1, 64)  # 2 to that power is longer than any bound.
         return float(min(self.backoff * self.multiplier**exponent, self.backoff_max))
-
-
-def _check(field: str, value: float, lowest: float, highest: float) -> None:
-    if not lowest <= value <= highest:
-        raise InvalidArgumentError(
-            f"{field} of a Retry is {value}; {lowest:g} to {highest:g} is allowed", field=field
-        )

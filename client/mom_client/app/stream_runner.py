@@ -158,7 +158,7 @@ class StreamRunner:
         if lane is None or lane.held is not held:
             return
         lane.stopped.set()
-        self._problems.over(self._place(held.partition))
+        self._problems.forget(self._place(held.partition))
         # One that is revoked waits for the message at hand. One that is lost is another member's.
         if not held.revoked and lane.task is not None and self._handling.handler.is_async:
             lane.task.cancel()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mom_client.lane import Lane, OutgoingBatch
+from mom_client.lane import Lane, OutgoingBatch, expired
 from mom_core.batch import decode, parse_header
 from mom_core.errors import ErrorCode, MomError, ProducerError, TimedOutError, error_of
 from mom_core.limits import PRODUCER_WINDOW_BATCHES
@@ -126,6 +126,26 @@ def test_delivery_timeout_says_whether_it_may_have_landed() -> None:
     final = lane.failed(batch, _error(ErrorCode.TIMEOUT), 10)
     assert isinstance(final, TimedOutError)
     assert final.details["may_have_landed"] == "true"
+    assert final.message == (
+        "1 message for 't' partition 0 was not acknowledged within the delivery timeout, after "
+        "1 try: of the test. It may have landed all the same"
+    )
+    _add(lane, b"0", b"1", deadline_ms=10)
+    (several,) = lane.expire(10)
+    assert expired(lane, several, None).message == (
+        "2 messages for 't' partition 0 were not acknowledged within the delivery timeout, after "
+        "0 tries: the partition has no owner that answers. They did not land; publish them again"
+    )
+
+
+def test_a_batch_that_is_given_up_on_its_way_leaves_no_gap_behind_it() -> None:
+    lane = Lane("t", bytes(16), 0, 7)
+    _add(lane, b"0")
+    (batch,) = _take_all(lane)
+    _add(lane, b"1")
+    lane.give_up(batch)
+    (following,) = _take_all(lane)
+    assert (following.producer_id, following.sequence) == (999, 0)
 
 
 class _Store:
