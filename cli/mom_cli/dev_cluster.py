@@ -324,6 +324,6 @@ def _banner(cluster: DevCluster, found: dict[str, Any]) -> str:
             "",
             *_where_to_look(found["nodes"]),
             access,
-            "A topic or queue that does not exist is created at its first use. Ctrl-C stops.",
+            "REST, `mom` and `mom run` create a topic or queue at its first use. Ctrl-C stops.",
         ]
     )

@@ -81,6 +81,8 @@ class Engine:
         self._rescheduler = Rescheduler(caller)
         self._caller = caller
         self._groups = Groups(caller)
+        self.suspect_turn = asyncio.Lock()
+        """Of all workers of this client, one handles a suspect at a time. See QueueWorker.begin."""
 
     @property
     def clock(self) -> Clock:

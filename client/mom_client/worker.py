@@ -120,6 +120,8 @@ class QueueWorker:
         self._tasks: list[asyncio.Task[None]] = []
         self._to_renew = asyncio.Event()
         self._renewals: set[asyncio.Task[None]] = set()
+        self._has_turn: HeldLease | None = None
+        """The suspect that is being handled."""
         self._has_backoff = False
         self.on_lost: Callable[[HeldLease, int, int], None] | None = None
         """Called when the offsets [first, end) of a lease were lost."""
@@ -206,11 +208,27 @@ class QueueWorker:
         """Say that the handler begins with a suspect; False: it must not, it is not this worker's.
 
         From then on the delivery counts, so that a message which ends its workers is dead in the
-        end. What was handled before it is settled first: it must not count as tried, too.
+        end. What was handled before it is settled first: it must not count as tried, too. Nor must
+        a suspect of another worker of this client, so each has its turn: until it is settled.
         """
         await self.flush()
-        if not self.is_held(lease, lease.first):
-            return False
+        await self._engine.suspect_turn.acquire()
+        self._has_turn = lease
+        try:
+            begun = self.is_held(lease, lease.first) and await self._begin(lease)
+        except BaseException:
+            self._end_turn(lease)
+            raise
+        if not begun:
+            self._end_turn(lease)
+        return begun
+
+    def _end_turn(self, lease: HeldLease) -> None:
+        if self._has_turn is lease:
+            self._has_turn = None
+            self._engine.suspect_turn.release()
+
+    async def _begin(self, lease: HeldLease) -> bool:
         begun = _range(lease, lease.first, lease.end, BEGIN, 0)
         try:
             (result,) = await self._engine.settle(self.topic, self.subscription, [begun])
@@ -243,6 +261,7 @@ class QueueWorker:
         lease.gone.add(first, end)
         if not lease.open_ranges():
             self._leases.discard(lease)
+            self._end_turn(lease)
         if not lease.over:  # Else they were counted when it was.
             self._streams.settled(left)
 
@@ -292,6 +311,7 @@ class QueueWorker:
         for lease in self._leases:
             for first, end in lease.open_ranges():
                 self._queue(lease, first, end, RELEASE)
+            self._end_turn(lease)
         self._leases.clear()
         try:
             await self.flush()
@@ -350,6 +370,7 @@ class QueueWorker:
         for lease in [one for one in self._leases if one.ends_ms <= now_ms]:
             lease.over = True
             self._leases.discard(lease)
+            self._end_turn(lease)
             for first, end in lease.open_ranges():
                 self._streams.settled(end - first)
                 self._tell_lost(lease, first, end)

@@ -98,6 +98,7 @@ class Dispatcher:
         try:
             identity = await service.access.identify(scope["headers"])
             service.require(identity, route.action, names[0])
+            route.operation.check_query(scope["query_string"])
             call = Call(service, scope, receive, names, identity)
             return await route.handler(call)
         except MomError as error:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Request
 
 from mom_core.errors import ErrorCode
+from mom_gateway.http import Query
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
@@ -62,6 +63,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     open: bool = False
     """Needs no token."""
 
+    def check_query(self, query_string: bytes) -> None:
+        """Raise InvalidArgumentError for a query parameter that the operation does not have."""
+        if query_string:
+            Query(query_string, frozenset(one.name for one in self.query))
+
 
 class Described:
     """FastAPI routes with their descriptions."""
@@ -74,12 +80,16 @@ class Described:
         """Register a handler under a method and path."""
         self.operations.append((method, path, operation))
 
+        def check(request: Request) -> None:
+            operation.check_query(request.scope["query_string"])
+
         def register(handler: HandlerT) -> HandlerT:
             self.router.add_api_route(
                 path,
                 handler,
                 methods=[method],
                 operation_id=operation.id,
+                dependencies=[Depends(check)],
                 response_model=None,
                 include_in_schema=False,
             )

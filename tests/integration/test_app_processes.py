@@ -56,6 +56,40 @@ async def handle(text: str):
     note("end", text)
 """
 
+DIES_BESIDE = """
+@app.worker(QUEUE, lease=1, concurrency=1)
+async def handle(text: str):
+    await asyncio.sleep(0.3)  # The other worker has begun, too, if it ever does meanwhile.
+    os._exit(9)
+
+@app.worker(QUEUE + ".beside", lease=1)
+async def handle_beside(text: str):
+    await asyncio.sleep(1)
+    note("end", text)
+"""
+
+
+async def test_a_message_that_ends_its_process_takes_none_of_another_queue_along(
+    client: mom_client.Client, broker: BrokerProcess, write: Write, journal: Path, name: str
+) -> None:
+    dead_letter, beside = f"{name}.dlq", f"{name}.beside"
+    for queue in (name, beside):
+        await client.create_queue(queue, max_deliveries=2, dead_letter=dead_letter)
+    await client.publish(name, "bomb")
+    await client.publish(beside, "harmless")
+    while await left(client, name) + await left(client, beside):
+        with AppProcess(write(DIES_BESIDE), broker.addresses, journal) as one:
+
+            async def is_over(process: subprocess.Popen[bytes] = one.process) -> bool:
+                open_ = await left(client, name) + await left(client, beside)
+                return process.poll() is not None or not open_
+
+            await until(is_over, "it has died, or has handled all")
+    (dead,) = await client.receive(dead_letter, 20, wait=20)
+    assert dead.text() == "bomb"
+    assert lines_of(journal) == ["end harmless"]
+
+
 DIES_ITERATING = """
 import asyncio, os, sys
 import mom_client

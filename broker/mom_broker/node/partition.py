@@ -388,9 +388,9 @@ class Partition:
         if deliver_at_ms + MESSAGE_TTL_MS_MIN > expires_at_ms:
             raise InvalidArgumentError(
                 f"a message would expire ({expires_at_ms}, as message_ttl_ms of queue "
-                f"{self.config.name!r} is {queue.message_ttl_ms}) before anybody could get it, "
-                f"since it may not be delivered before {deliver_at_ms}; deliver it sooner, or "
-                "raise message_ttl_ms",
+                f"{self.config.name!r} is {queue.message_ttl_ms}) before it may be delivered "
+                f"({deliver_at_ms}), or less than {MESSAGE_TTL_MS_MIN} ms after that; deliver it "
+                "sooner, or raise message_ttl_ms",
                 field="deliver_at_ms",
             )
 

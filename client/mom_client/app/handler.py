@@ -67,6 +67,10 @@ def _decoders(
     function: Callable[..., Any], name: str, local_names: Mapping[str, Any] | None
 ) -> list[Decode]:
     """One for each argument that has no default."""
+    called = getattr(_innermost(function), "__call__", None)  # noqa: B004 - the method itself
+    for one in (_innermost(function), called):
+        if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
+            raise _wrong(name, "it is a generator (it has a yield), which nobody would run")
     hints = _hints(function, name, local_names)
     decoders: list[Decode] = []
     payloads = 0

@@ -7,7 +7,7 @@ import contextvars
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -178,11 +178,17 @@ class Unknown:
     pass
 
 
+async def _yields(value: str) -> AsyncIterator[str]:
+    yield value
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
         (lambda: None, "takes no argument"),
         (lambda a, *, b: None, "no value for its argument 'b'"),
+        (lambda a: (yield a), "it is a generator"),
+        (_yields, "it is a generator"),
     ],
 )
 def test_a_function_that_takes_no_message_is_refused(

@@ -119,6 +119,24 @@ async def test_unknown_and_ill_named_things(
     assert problem["field"] == field
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", MESSAGES),
+        ("POST", f"{MESSAGES}:receive"),
+        ("POST", f"{MESSAGES}:purge"),
+        ("GET", "/v1/queues"),
+        ("GET", "/v1/queues/mail"),
+        ("GET", "/v1/queues/mail/dead-letters"),
+    ],
+)
+async def test_an_unknown_query_parameter_is_refused(rest: Rest, method: str, path: str) -> None:
+    """Also where there is a body: what it wishes would be left out without a word."""
+    problem = await rest.problem(method, f"{path}?delaly=60s", 400)
+    assert problem["field"] == "delaly"
+    assert "unknown query parameter" in problem["detail"]
+
+
 async def test_unknown_methods_are_problems_with_what_is_allowed(rest: Rest) -> None:
     for path, allowed in ((RECORDS, "POST"), ("/v1/topics/orders", "PUT")):
         response = await rest.call("POST" if path != RECORDS else "GET", path)
