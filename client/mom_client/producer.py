@@ -61,6 +61,9 @@ _SHORT_DEDUP_ID: Final = limits.DEDUP_ID_BYTES_MAX // 4
 _ADDS_PER_TURN_MAX: Final = 1_000
 # By how much the clocks of producers and the store are taken to differ.
 _CLOCKS_DIFFER_MS: Final = 1_000
+# Of what a queue with messages_max may hold, a batch is such a part at the most, so that one finds
+# room before the queue is empty.
+_BATCHES_OF_BOUND: Final = 4
 # Topics a producer keeps ready; those with nothing in flight make room.
 _PUBLISHERS_MAX: Final = limits.TOPICS_MAX
 _WRONG_TURNS: Final = (ErrorCode.NOT_OWNER, ErrorCode.STALE_EPOCH, ErrorCode.UNAVAILABLE,
@@ -89,6 +92,11 @@ class TopicPublisher:
         self._message_bytes_max = route.config.message_bytes_max
         queue = route.config.queue
         # A topic's subscriptions have each an ordering of their own.
+        self._batch_messages_max = limits.BATCH_RECORDS_MAX
+        if share := route.config.partition_messages_max:
+            self._batch_messages_max = max(
+                1, min(share // _BATCHES_OF_BOUND, limits.BATCH_RECORDS_MAX)
+            )
         self._takes_priorities = queue is None or queue.ordering is Ordering.PRIORITY
         self._ttl_ms = queue.message_ttl_ms if queue is not None else 0
 
@@ -142,7 +150,8 @@ class TopicPublisher:
         if alone and lane.building is not None:
             lane.close_batch()
         self._producer.add(lane, message, key_hash, group, dedup, sink, token)
-        if alone and lane.building is not None:
+        batch = lane.building
+        if batch is not None and (alone or batch.builder.count >= self._batch_messages_max):
             lane.close_batch()
 
     def _may_be_refused(self, message: Message) -> bool:
@@ -405,7 +414,7 @@ class Producer:
             runs[-1][1].append(token)
         else:
             runs.append((sink, [token]))
-        if size >= self._batch_bytes or builder.count >= limits.BATCH_RECORDS_MAX:
+        if size >= self._batch_bytes:
             lane.close_batch()
 
     def _open(self, lane: Lane) -> OutgoingBatch:

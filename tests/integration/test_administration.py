@@ -489,6 +489,18 @@ async def test_a_full_queue_refuses_and_takes_again(client: mom_client.Client, n
     assert await drain(client, name, 3) == ["1", "2", "3"]
 
 
+async def test_many_at_once_fill_a_queue_to_its_bound_and_no_further(
+    broker: BrokerProcess, name: str
+) -> None:
+    async with mom_client.connect(broker.addresses[0], delivery_timeout_ms=2_000) as client:
+        await client.create_queue(name, messages_max=10)
+        results = await client.publish_many(name, range(100))
+        assert sum(isinstance(one, mom_client.Published) for one in results) == 10
+        assert (await counts_of(client, name)).ready == 10
+        refused = [one for one in results if isinstance(one, MomError)]
+        assert any("messages_max" in one.message for one in refused), refused[0]
+
+
 # Ages and lags.
 
 

@@ -215,7 +215,7 @@ class Partition:
         self._check_room(len(data))
         if not self.sequences.landed(header):
             self._check_full(len(data))
-            self._check_length()
+            self._check_length(header.count)
             self._check_delays(header, data)
         ids = self.dedup.take_in(header, data)
         landed: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
@@ -354,22 +354,22 @@ class Partition:
                 retry_after_ms=1_000,
             )
 
-    def _check_length(self) -> None:
-        """Refuse messages of a queue that is as long as it may be.
+    def _check_length(self, coming: int) -> None:
+        """Refuse messages of a queue that would be longer than it may be.
 
-        A batch that comes below the bound lands whole: batches are atomic, and one that is larger
-        than the bound would else never land.
+        A batch of more messages than the bound lands whole when there is any room: batches are
+        atomic, and it would else never land. The SDK's are smaller.
         """
         config = self.config
         share = config.partition_messages_max
         if not share:
             return
         count = self.backlog() + self._pending_messages
-        if count >= share:
+        if count >= share or count + coming > share >= coming:
             raise OverloadedError(
                 f"queue {config.name!r} is full: partition {self.id.index} holds {count} messages, "
-                f"and its share of messages_max ({config.messages_max}) is {share}; receive and "
-                "ack messages, purge the queue, or raise messages_max",
+                f"{coming} more came, and its share of messages_max ({config.messages_max}) is "
+                f"{share}; receive and ack messages, purge the queue, or raise messages_max",
                 retry_after_ms=1_000,
                 details={"messages": str(count), "messages_max": str(config.messages_max)},
             )

@@ -72,14 +72,9 @@ def _may_end(resume: events.Pause, pause: events.Pause) -> bool:
 
 
 def beyond_bound(history: History, settings: Settings) -> _Found:
-    """A queue never holds more messages than its bound.
-
-    A batch that comes below the bound lands whole. Each client waits for its reply before it sends
-    again, so only a gateway may make a batch of several messages, one of each client over HTTP.
-    """
-    over_http = sum(not one.idempotent for one in history.clients.values())
+    """A queue never holds more messages than its bound."""
     for queue in history.queues.values():
-        allowed = queue.messages_max + max(over_http - 1, 0)
+        allowed = queue.messages_max
         held: set[Position] = set()
         for at, stays, position, send in _held(history, queue) if queue.messages_max else ():
             if not stays:

@@ -34,3 +34,18 @@ async def test_a_batch_that_filled_it_is_known_again(
     with pytest.raises(OverloadedError, match="is full"):
         owner.log.append(encoded(messages, **NEXT))
     assert owner.reader().counts().ready == 2
+
+
+async def test_a_batch_has_to_find_room_unless_it_never_could() -> None:
+    clock = HandClock()
+    config = topic_config(TopicKind.QUEUE, messages_max=3)
+    subscription = topics.queue_subscription(config, bytes(32))
+    owner = Owner(MemoryStore(clock), clock, config, {"orders": subscription})
+    await owner.open()
+    one, two, four = ([Message(b"")] * count for count in (1, 2, 4))
+    await owner.publish(two)
+    with pytest.raises(OverloadedError, match="holds 2 messages, 2 more came"):
+        owner.log.append(encoded(two))
+    await owner.publish(four)
+    with pytest.raises(OverloadedError, match="holds 6 messages, 1 more came"):
+        owner.log.append(encoded(one))
