@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from mom_client import arguments
 from mom_client.operations import check_queue
 from mom_client.received import Origin, ReceivedMessage
 from mom_core.batch import decode
 from mom_core.errors import InvalidArgumentError
-from mom_core.limits import BROWSE_MESSAGES_MAX, FETCH_BYTES_MAX
+from mom_core.limits import BROWSE_MESSAGES_MAX, FETCH_BYTES_MAX, OFFSET_MAX
 from mom_core.positions import Position, parse_position
 from mom_proto.v1 import broker_pb2
 
@@ -55,9 +56,13 @@ async def browse(
     start: Position | str | None = None,
 ) -> BrowsePage:
     """The first ``limit`` messages from ``start`` on, however many bytes they have."""
-    if limit < 1:
-        raise InvalidArgumentError(f"limit is {limit}; 1 or more is allowed", field="limit")
-    position = parse_position(start, "start") if isinstance(start, str) else start
+    limit = arguments.whole(limit, "limit", 1, OFFSET_MAX)
+    partition = arguments.partition_of(partition)
+    if isinstance(start, str):
+        start = parse_position(start, "start")
+    elif not isinstance(start, Position | None):
+        raise arguments.wrong("start", start, "a position, such as '0:42', or None")
+    position = start
     found: list[BrowsedMessage] = []
     while True:
         page = await browse_page(

@@ -360,7 +360,7 @@ class Client:
         """
         from mom_client.worker import NACK, RELEASE
 
-        action = NACK if count else RELEASE
+        action = NACK if arguments.flag(count, "count") else RELEASE
         return await self._settle(messages, action, arguments.nack_delay_ms(delay))
 
     @overload
@@ -522,13 +522,14 @@ class Client:
         members read, too. ``dry_run`` sets nothing, and tells how far behind it would be.
         """
         start = str(parse_start(to, "to"))
+        forced, dry = arguments.flag(force, "force"), arguments.flag(dry_run, "dry_run")
         wanted = [
             arguments.whole(one, "one of partitions", 0, limits.PARTITIONS_MAX - 1)
             for one in arguments.iterable(partitions, "partitions")
         ]
         return await self._run(
             lambda e: e.seek(
-                topic, subscription, start, partitions=wanted, force=force, dry_run=dry_run
+                topic, subscription, start, partitions=wanted, force=forced, dry_run=dry
             )
         )
 
@@ -550,6 +551,7 @@ class Client:
 
         With ``leased`` also those that workers have, who are told when they acknowledge.
         """
+        leased = arguments.flag(leased, "leased")
         return await self._run(lambda e: e.purge(queue, subscription or queue, leased=leased))
 
     async def browse(
@@ -602,9 +604,10 @@ class Client:
 
     async def operation(self, operation_id: str, *, wait: bool = False) -> Operation:
         """How far an operation is, or with ``wait`` how it ended. Raises NotFoundError."""
+        known = arguments.text(operation_id, "operation_id")
         if wait:
-            return await self._run(lambda e: operations.ended(e, operation_id))
-        return await self._run(lambda e: e.operation(operation_id))
+            return await self._run(lambda e: operations.ended(e, known))
+        return await self._run(lambda e: e.operation(known))
 
     async def operations(self, queue: str = "") -> list[Operation]:
         """All operations, or those of one queue; the newest first."""
@@ -612,7 +615,8 @@ class Client:
 
     async def cancel_operation(self, operation_id: str) -> Operation:
         """End an operation early; what is on its way still arrives. Raises NotFoundError."""
-        return await self._run(lambda e: e.cancel_operation(operation_id))
+        known = arguments.text(operation_id, "operation_id")
+        return await self._run(lambda e: e.cancel_operation(known))
 
     async def cluster(self) -> master_pb2.GetClusterResponse:
         """The cluster at a glance."""

@@ -12,6 +12,7 @@ import msgspec
 from mom_client import arguments
 from mom_client.received import Origin, ReceivedMessage, messages_of_lease
 from mom_client.results import DeadLetter, Operation, Published
+from mom_core import limits
 from mom_core.dead_letters import DeadLetterFilter
 from mom_core.errors import ErrorCode, InvalidArgumentError, MomError, SettleError, error_of
 from mom_core.ids import parse_id
@@ -238,12 +239,16 @@ def filter_of(
     ids: Sequence[str | bytes] = (),
 ) -> DeadLetterFilter:
     """The filter of a choice. Raises InvalidArgumentError."""
-    parsed = [one if isinstance(one, bytes) else parse_id(one) for one in ids]
+    given = arguments.iterable(ids, "ids")
+    parsed = [one if isinstance(one, bytes) else parse_id(one) for one in given]
+    numbers = arguments.iterable(offsets, "offsets")
     return DeadLetterFilter(
         reason=reason,
         topic=topic,
         subscription=subscription,
-        offsets=tuple(offsets),
+        offsets=tuple(
+            arguments.whole(one, "one of offsets", 0, limits.OFFSET_MAX) for one in numbers
+        ),
         ids=tuple(one.hex() for one in parsed),
     )
 

@@ -338,7 +338,11 @@ class Client:
         """Give back for another try; see :meth:`mom_client.Client.nack`."""
         from mom_client.worker import NACK, RELEASE
 
-        return self._settle(messages, NACK if count else RELEASE, arguments.nack_delay_ms(delay))
+        return self._settle(
+            messages,
+            NACK if arguments.flag(count, "count") else RELEASE,
+            arguments.nack_delay_ms(delay),
+        )
 
     @overload
     def extend(self, messages: ReceivedMessage, lease: float) -> None: ...
@@ -487,13 +491,14 @@ class Client:
     ) -> list[Sought]:
         """Set where a subscription reads on; see :meth:`mom_client.Client.seek`."""
         start = str(parse_start(to, "to"))
+        forced, dry = arguments.flag(force, "force"), arguments.flag(dry_run, "dry_run")
         wanted = [
             arguments.whole(one, "one of partitions", 0, limits.PARTITIONS_MAX - 1)
             for one in arguments.iterable(partitions, "partitions")
         ]
         return self._wait(
             lambda e: e.seek(
-                topic, subscription, start, partitions=wanted, force=force, dry_run=dry_run
+                topic, subscription, start, partitions=wanted, force=forced, dry_run=dry
             )
         )
 
@@ -507,6 +512,7 @@ class Client:
 
     def purge(self, queue: str, *, subscription: str | None = None, leased: bool = False) -> int:
         """Take away what waits; see :meth:`mom_client.Client.purge`."""
+        leased = arguments.flag(leased, "leased")
         return self._wait(lambda e: e.purge(queue, subscription or queue, leased=leased))
 
     def browse(
@@ -549,9 +555,10 @@ class Client:
 
     def operation(self, operation_id: str, *, wait: bool = False) -> Operation:
         """How far an operation is, or with ``wait`` how it ended. Raises NotFoundError."""
+        known = arguments.text(operation_id, "operation_id")
         if wait:
-            return self._wait(lambda e: operations.ended(e, operation_id))
-        return self._wait(lambda e: e.operation(operation_id))
+            return self._wait(lambda e: operations.ended(e, known))
+        return self._wait(lambda e: e.operation(known))
 
     def operations(self, queue: str = "") -> list[Operation]:
         """All operations, or those of one queue; the newest first."""
@@ -559,7 +566,8 @@ class Client:
 
     def cancel_operation(self, operation_id: str) -> Operation:
         """End an operation early; what is on its way still arrives. Raises NotFoundError."""
-        return self._wait(lambda e: e.cancel_operation(operation_id))
+        known = arguments.text(operation_id, "operation_id")
+        return self._wait(lambda e: e.cancel_operation(known))
 
     def cluster(self) -> master_pb2.GetClusterResponse:
         """The cluster at a glance."""

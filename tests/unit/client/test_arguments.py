@@ -196,6 +196,14 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("reschedule", ("q", "0:1"), {"delay": "5s"}, "delay is '5s'"),
     ("reschedule", ("q", "0:1"), {"deliver_at_ms": "x"}, "deliver_at_ms is 'x'"),
     ("seek", ("t", "s", "earliest"), {"partitions": ["0"]}, "one of partitions is '0'"),
+    ("seek", ("t", "s", "earliest"), {"dry_run": "no"}, "dry_run is 'no', of type str; True or"),
+    ("nack", ([],), {"count": "no"}, "count is 'no'"),
+    ("purge", ("q",), {"leased": "no"}, "leased is 'no'"),
+    ("browse", ("q",), {"limit": "x"}, "limit is 'x'"),
+    ("browse", ("q",), {"partition": "0"}, "partition is '0'"),
+    ("browse", ("q",), {"start": 5}, "start is 5, of type int; a position"),
+    ("dead_letters", ("q",), {"offsets": 5}, "offsets is 5"),
+    ("operation", (5,), {}, "operation_id is 5"),
 ]  # fmt: skip
 OPENED: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("consume", ("q",), {"lease": "30s"}, "lease is '30s'"),
