@@ -103,7 +103,9 @@ async def test_many_dead_messages_keep_their_order(client: mom_client.Client, na
 async def test_what_is_given_back_uncounted_never_dies(
     client: mom_client.Client, name: str
 ) -> None:
-    await client.create_queue(name, max_deliveries=2, retry_backoff_ms="10m")
+    await client.create_queue(
+        name, max_deliveries=2, dead_letter=f"{name}.dlq", retry_backoff_ms="10m"
+    )
     await client.publish(name, "x")
     for _ in range(5):
         (one,) = await client.receive(name, wait=20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
+from contextlib import closing
 from decimal import Decimal
 from typing import Any
 
@@ -237,8 +238,11 @@ async def test_a_wrong_argument_is_refused_in_the_call(
 def test_a_wrong_argument_is_refused_in_the_sync_call(
     method: str, given_arguments: tuple[Any, ...], named: Any, said: str
 ) -> None:
-    with pytest.raises(InvalidArgumentError, match=said):
-        getattr(mom_client.sync.Client("127.0.0.1:1"), method)(*given_arguments, **named)
+    with (
+        closing(mom_client.sync.Client("127.0.0.1:1")) as client,
+        pytest.raises(InvalidArgumentError, match=said),
+    ):
+        getattr(client, method)(*given_arguments, **named)
 
 
 # Handlers.
