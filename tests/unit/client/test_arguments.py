@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from decimal import Decimal
 from typing import Any
@@ -159,9 +159,11 @@ def test_whatever_passes_can_be_read_again(fields: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-async def client() -> mom_client.Client:
+async def client() -> AsyncIterator[mom_client.Client]:
     """One that nobody answers: what is wrong shows before anything is sent."""
-    return mom_client.Client("127.0.0.1:1")
+    client = mom_client.Client("127.0.0.1:1")
+    yield client
+    await client.close()
 
 
 CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
