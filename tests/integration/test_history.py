@@ -65,9 +65,10 @@ async def test_no_promise_is_broken_while_nodes_come_and_go(
     ]
     for one in by_name.values():
         assert sum(one.failed.values()) == 0, one
-    # Calls under way at the silent node do not wait for their timeout.
+    # Calls under way at the silent node do not wait for their timeout, after which they would be
+    # made again.
     longest_ms = by_name["a node goes silent"].longest_call_s * 1000
-    assert longest_ms < REQUEST_TIMEOUT_MS_DEFAULT / 2
+    assert longest_ms < REQUEST_TIMEOUT_MS_DEFAULT
 
 
 @pytest.mark.parametrize("action", [Action.ACK, Action.NACK, Action.EXTEND])
