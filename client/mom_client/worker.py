@@ -211,6 +211,8 @@ class QueueWorker:
         end. What was handled before it is settled first: it must not count as tried, too. Nor must
         a suspect of another worker of this client, so each has its turn: until it is settled.
         """
+        if self._has_turn is lease:
+            return True  # Who asked before was cancelled, and comes again.
         await self.flush()
         await self._engine.suspect_turn.acquire()
         self._has_turn = lease
