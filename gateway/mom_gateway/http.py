@@ -162,8 +162,9 @@ class Query:
     def _read(self, query_string: bytes, known: frozenset[str]) -> None:
         for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
             if name not in known:
+                instead = known_instead(name, sorted(known)) if known else "; this call takes none"
                 raise InvalidArgumentError(
-                    f"unknown query parameter {name[:64]!r}{known_instead(name, sorted(known))}",
+                    f"unknown query parameter {name[:64]!r}{instead}",
                     field=name[:64],
                 )
             if name in self._values:
